@@ -1,0 +1,1 @@
+"""OpenAI ⇄ Mistral, sans-IO: pure functions and generators over dicts."""

@@ -1,0 +1,375 @@
+"""The conversation: any order of OpenAI messages becomes one that Mistral's strictest tokenizer takes.
+
+The form that comes out: system messages first and nowhere else; then user and assistant in turn; after an assistant
+message with calls exactly one tool message for each, in the order of the calls; after those an assistant message
+(before mistral-common 1.11.1 nothing else may follow a result, F02 to F06).
+
+The walk takes one exchange after the other: a run of assistant messages and all that follows it up to the next run.
+What it makes of an exchange depends on this exchange and the ones before it, never on a later one. So the translation
+of a conversation's first turns is a prefix of the translation of the whole, and the server's prefix cache stays warm.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NoReturn
+
+import orjson
+
+from devstral_proxy.errors import BadRequest
+from devstral_proxy.mistral.calls import NO_RESULT, Call, CallTranslator, Result, pair
+from devstral_proxy.mistral.content import JOIN, Allowed, as_text, thinking_text, translate_parts
+from devstral_proxy.mistral.names import ToolNames, is_valid
+from devstral_proxy.mistral.profiles import ModelProfile
+from devstral_proxy.mistral.rewrites import RewriteLog
+
+Message = dict[str, Any]
+
+BRIDGE: Final = "Done."
+"""The assistant message that stands between a tool's result and a user message."""
+USER_BRIDGE: Final = "Continue."
+"""The user message that stands between an assistant's text and its calls under tokenizer v3 (F22)."""
+
+_ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+_PLAIN_KEYS: Final = frozenset(("role", "content"))
+_TOOL_KEYS: Final = frozenset(("role", "content", "tool_call_id", "name"))
+_ASSISTANT_KEYS: Final = frozenset(("role", "content", "tool_calls"))
+# Read by the translation itself, so their disappearance has a name of its own.
+_REASONING_KEYS: Final = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+_READ_KEYS: Final = frozenset((*_ASSISTANT_KEYS, *_REASONING_KEYS))
+
+
+class _Turn:
+    """One run of assistant messages: the one message that it comes to, its calls, and their ids."""
+
+    __slots__ = ("calls", "ids", "message")
+
+    def __init__(self) -> None:
+        self.message: Message | None = None
+        self.calls: list[Call] = []
+        self.ids: set[str] = set()
+
+
+class Conversation:
+    """Translates one request's `messages`. One instance a request; `translate` is called once."""
+
+    def __init__(self, profile: ModelProfile, names: ToolNames, log: RewriteLog) -> None:
+        self._profile = profile
+        self._log = log
+        self._calls = CallTranslator(names, log)
+        self._thinks = profile.reasoning and profile.tokenizer in ("v13", "v15")
+        self._user_parts = Allowed(images=profile.images)
+        self._assistant_parts = Allowed(thinking="keep" if self._thinks else "drop")
+        # Magistral's system prompts hold thinking parts, and only v13 takes them there.
+        self._system_parts = Allowed(thinking="keep" if self._thinks and profile.tokenizer == "v13" else "text")
+        self._text_only = Allowed()
+        self._out: list[Message] = []
+        self._turn_ended = False  # an empty assistant message stood here
+
+    def translate(self, messages: Any) -> list[Message]:
+        """The messages in Mistral's form; messages that need no change are the client's own objects.
+
+        Raises BadRequest, naming the field, for what is no conversation: no messages, an unknown role, content that
+        is neither text nor parts.
+        """
+        if not isinstance(messages, list):
+            raise BadRequest("'messages' must be an array.", param="messages")
+        if not messages:
+            raise BadRequest("'messages' must not be empty.", param="messages")
+        for index, message in enumerate(messages):
+            if not isinstance(message, dict):
+                raise BadRequest("A message must be an object.", param=f"messages[{index}]")
+            role = message.get("role")
+            if not isinstance(role, str) or role not in _ROLES:
+                known = "'system', 'developer', 'user', 'assistant', 'tool' or 'function'"
+                raise BadRequest(f"A message's role must be {known}.", param=f"messages[{index}].role")
+        index = self._leading_systems(messages)
+        while index < len(messages):
+            index = self._exchange(messages, index)
+        return self._out
+
+    # -- exchanges
+
+    def _leading_systems(self, messages: list[Message]) -> int:
+        index = 0
+        while index < len(messages) and messages[index]["role"] in ("system", "developer"):
+            where = f"messages[{index}]"
+            message = messages[index]
+            content = self._content(message, self._system_parts, where)
+            if content is not None:
+                self._out.append(self._system(message, content, where))
+            else:
+                self._log.add("empty_dropped", where)
+            index += 1
+        return index
+
+    def _exchange(self, messages: list[Message], start: int) -> int:
+        """Translate from `start` up to the next run of assistant messages; returns where that begins."""
+        end = start
+        turn = _Turn()
+        while end < len(messages) and messages[end]["role"] == "assistant":
+            self._assistant(messages[end], f"messages[{end}]", turn)
+            end += 1
+        if end > start and turn.message is None:
+            self._turn_ended = True
+        results: list[Result] = []
+        after: list[tuple[int, Result | None]] = []
+        while end < len(messages) and messages[end]["role"] != "assistant":
+            if messages[end]["role"] in ("tool", "function"):
+                results.append(self._result(messages[end], f"messages[{end}]"))
+                after.append((end, results[-1]))
+            else:
+                after.append((end, None))
+            end += 1
+        calls = turn.calls
+        orphans = {id(result) for result in (pair(calls, results, self._log) if calls else results)}
+        if len(calls) > 1 or orphans or len(after) > len(results):
+            self._note_moves(calls, after)
+        images = self._emit(turn)
+        for image in images:
+            self._user(image)
+        for index, result in after:
+            if result is None:
+                self._user(self._user_message(messages[index], f"messages[{index}]"))
+            elif id(result) in orphans:
+                self._user(self._orphan(result))
+                for image in self._moved_images(result):
+                    self._user(image)
+        return end
+
+    def _emit(self, turn: _Turn) -> list[Message]:
+        """The assistant message and the results of its calls; returns the images that came in results."""
+        message = turn.message
+        if message is None:
+            return []
+        if turn.calls and _says_anything(message.get("content")) and self._profile.tokenizer == "v3":
+            # v3 refuses text beside calls, and joins neighbours before it looks (F22)
+            self._log.add("text_split")
+            self._out.append({"role": "assistant", "content": message["content"]})
+            self._out.append({"role": "user", "content": USER_BRIDGE})
+            message = {"role": "assistant", "content": "", "tool_calls": message["tool_calls"]}
+        self._out.append(message)
+        self._turn_ended = False
+        images: list[Message] = []
+        for call in turn.calls:
+            self._out.append(self._tool(call))
+            for result in call.results:
+                images.extend(self._moved_images(result))
+        return images
+
+    def _note_moves(self, calls: list[Call], after: list[tuple[int, Result | None]]) -> None:
+        """Name the results that do not stand where the client put them: right after the calls, in their order."""
+        place = {id(result): index for index, call in enumerate(calls) for result in call.results}
+        next_place = 0
+        between = False
+        for _, result in after:
+            if result is None or id(result) not in place:
+                between = True
+            elif between or place[id(result)] < next_place:
+                self._log.add("result_moved", result.where)
+            else:
+                next_place = place[id(result)]
+
+    # -- one message each
+
+    def _content(self, message: Message, allowed: Allowed, where: str) -> str | list[dict[str, Any]] | None:
+        """Content in Mistral's form: the string, a list that is not empty, or None where there is none."""
+        content = message.get("content")
+        if content is None or isinstance(content, str):
+            return content
+        if not isinstance(content, list):
+            self._no_content(where)
+        parts = translate_parts(content, allowed, where + ".content", self._log).parts
+        return parts or ""
+
+    def _no_content(self, where: str) -> NoReturn:
+        raise BadRequest("A message's content must be a string or an array of parts.", param=where + ".content")
+
+    def _system(self, message: Message, content: str | list[dict[str, Any]], where: str) -> Message:
+        if message["role"] == "developer":
+            self._log.add("developer_role", where)
+        return self._plain(message, "system", content, where)
+
+    def _plain(self, message: Message, role: str, content: str | list[dict[str, Any]], where: str) -> Message:
+        if not message.keys() <= _PLAIN_KEYS:
+            self._log.add("key_dropped", where)
+        elif message["role"] == role and message.get("content") is content:
+            return message
+        return {"role": role, "content": content}
+
+    def _user_message(self, message: Message, where: str) -> Message:
+        role = message["role"]
+        content = self._content(message, self._user_parts if role == "user" else self._text_only, where)
+        if role == "user":
+            if content is None or content == "" != message.get("content"):
+                self._log.add("content_filled", where)
+            return self._plain(message, "user", content or "", where)
+        # A system message in the middle keeps its place, so that the prefix before it stays the same; no tokenizer
+        # takes the role there after an assistant or a tool (F51, "system after tool or assistant").
+        self._log.add("system_in_place", where)
+        text = content if isinstance(content, str) else as_text(content or [])
+        if not message.keys() <= _PLAIN_KEYS:
+            self._log.add("key_dropped", where)
+        return {"role": "user", "content": f"[{role} message]\n{text}\n[end of {role} message]"}
+
+    def _assistant(self, message: Message, where: str, turn: _Turn) -> None:
+        """Translate one assistant message and join it to its turn."""
+        content = self._content(message, self._assistant_parts, where)
+        content = self._reasoning(message, content, where)
+        given = message.get("tool_calls")
+        legacy = message.get("function_call")
+        if not given and isinstance(legacy, dict):
+            self._log.add("legacy_function", where)
+            given = [{"id": None, "type": "function", "function": legacy}]
+        tool_calls, calls = self._calls.translate(given, where + ".tool_calls", turn.ids) if given else (None, [])
+        if not message.keys() <= _READ_KEYS and not (
+            isinstance(legacy, dict) and len(message.keys() - _READ_KEYS) == 1
+        ):
+            self._log.add("key_dropped", where)
+        if not calls and not _says_anything(content):
+            self._log.add("empty_dropped", where)  # F20
+            return
+        if content is None and "content" not in message:
+            self._log.add("content_filled", where)  # F21
+            content = ""
+        elif isinstance(message.get("content"), list) and not _says_anything(content):
+            self._log.add("content_filled", where)  # F32
+            content = ""
+        new: Message = {"role": "assistant", "content": content}
+        if tool_calls:
+            new["tool_calls"] = tool_calls
+        elif "tool_calls" in message:
+            self._log.add("null_dropped", where + ".tool_calls")
+        if new == message:
+            new = message
+        self._join(turn, new, calls, where)
+
+    def _join(self, turn: _Turn, message: Message, calls: list[Call], where: str) -> None:
+        """Neighbours are one message (F19): mistral-common joins them too, once results stand between their calls."""
+        last = turn.message
+        if last is None:
+            turn.message = message
+        else:
+            self._log.add("messages_merged", where)
+            if turn.calls and message.get("content"):
+                self._log.add("text_before_calls", where)
+            merged = {"role": "assistant", "content": _joined(last.get("content"), message.get("content"))}
+            if turn.calls or calls:
+                merged["tool_calls"] = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
+            turn.message = merged
+        turn.calls += calls
+
+    def _reasoning(self, message: Message, content: Any, where: str) -> Any:
+        """Replayed reasoning: thinking parts where the model reasons, else dropped (F23 to F25, F84)."""
+        found = [key for key in _REASONING_KEYS if key in message]
+        if not found:
+            return content
+        text = next((text for key in found if (text := thinking_text(message[key]))), "")
+        if not text or not self._thinks:
+            self._log.add("reasoning_dropped" if text else "key_dropped", where)
+            return content
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
+        if any(part["type"] == "thinking" for part in parts):
+            self._log.add("reasoning_dropped", where)  # the same thought twice
+            return content
+        self._log.add("reasoning_converted", where)
+        return [{"type": "thinking", "thinking": text}, *parts]
+
+    # -- results
+
+    def _result(self, message: Message, where: str) -> Result:
+        content = message.get("content")
+        images: list[dict[str, Any]] = []
+        if isinstance(content, str):
+            text = content
+        elif isinstance(content, list):
+            parts = translate_parts(content, self._user_parts, where + ".content", self._log)
+            self._log.add("content_flattened", where)  # F29
+            text = as_text(parts.parts)
+            if parts.images:
+                self._log.add("image_moved", where)  # F31
+                images = [part for part in parts.parts if part["type"] == "image_url"]
+        elif content is None:
+            self._log.add("content_filled", where)
+            text = ""
+        else:
+            self._log.add("content_flattened", where)
+            text = orjson.dumps(content).decode()
+        return Result(message, text, images, where)
+
+    def _tool(self, call: Call) -> Message:
+        if not call.results:
+            self._log.add("result_filled")  # F16
+            return {"role": "tool", "tool_call_id": call.id, "content": NO_RESULT}
+        first = call.results[0]
+        message = first.message
+        name = message.get("name")
+        keep_name = isinstance(name, str) and is_valid(name)
+        content = first.content if len(call.results) == 1 else JOIN.join(r.content for r in call.results if r.content)
+        if (
+            message["role"] == "tool"
+            and message.get("tool_call_id") == call.id
+            and message.get("content") is content
+            and message.keys() <= _TOOL_KEYS
+            and ("name" not in message or keep_name)
+        ):
+            return message
+        if any(not r.message.keys() <= _TOOL_KEYS for r in call.results) or ("name" in message and not keep_name):
+            self._log.add("key_dropped", first.where)
+        if message["role"] == "function":
+            self._log.add("legacy_function", first.where)
+        elif message.get("tool_call_id") != call.id:
+            self._log.add("tool_call_id", first.where + ".tool_call_id")
+        new: Message = {"role": "tool", "tool_call_id": call.id, "content": content}
+        if keep_name:
+            new["name"] = name
+        return new
+
+    def _orphan(self, result: Result) -> Message:
+        """A result whose call is not (or no longer) there: the model still gets to read it (F17)."""
+        self._log.add("result_as_text", result.where)
+        of = f" of {result.name}" if result.name else ""
+        return {"role": "user", "content": f"[result{of}, whose call is not part of this turn]\n{result.content}"}
+
+    @staticmethod
+    def _moved_images(result: Result) -> list[Message]:
+        return [{"role": "user", "content": result.images}] if result.images else []
+
+    # -- the end of the list
+
+    def _user(self, message: Message) -> None:
+        """Append a user message: merged with one before it, bridged after a result or an ended turn."""
+        out = self._out
+        last = out[-1]["role"] if out else None
+        if last == "tool" and not self._profile.user_after_tool:
+            self._log.add("bridge_added")
+            out.append({"role": "assistant", "content": BRIDGE})
+        elif last == "user":
+            if self._turn_ended:
+                self._log.add("bridge_added")
+                out.append({"role": "assistant", "content": BRIDGE})
+            else:
+                self._log.add("messages_merged")
+                out[-1] = {"role": "user", "content": _joined(out[-1]["content"], message["content"])}
+                return
+        self._turn_ended = False
+        out.append(message)
+
+
+def _says_anything(content: Any) -> bool:
+    if isinstance(content, list):
+        return any(part["type"] != "text" or part["text"] for part in content)
+    return bool(content)
+
+
+def _joined(a: Any, b: Any) -> Any:
+    """Two contents as mistral-common joins those of neighbours: texts with an empty line between."""
+    if not a or not b:
+        return b or a
+    if isinstance(a, str) and isinstance(b, str):
+        return a + JOIN + b
+    left: list[dict[str, Any]] = [{"type": "text", "text": a}] if isinstance(a, str) else list(a)
+    right: list[dict[str, Any]] = [{"type": "text", "text": b}] if isinstance(b, str) else list(b)
+    if left[-1]["type"] == "text" and right[0]["type"] == "text":
+        left[-1] = {"type": "text", "text": left[-1]["text"] + JOIN + right[0]["text"]}
+        right = right[1:]
+    return left + right

@@ -1,0 +1,309 @@
+"""StreamRepair: upstream's chunks in, a correct OpenAI stream out.
+
+Each chunk's deltas are said to a `Choice`, and what it makes of them goes out. Where that is nothing else than what
+upstream said, upstream's own bytes go out: an event whose text may still turn out to be markup is held, whole, until
+that is known. Most chunks of a stream differ from the one before in one string only; those are read without parsing
+the rest (`template`).
+
+However it ends, it ends: with `[DONE]`, once, and with an error event before it unless upstream said that each choice
+was finished (F63, F69).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from devstral_proxy.errors import ProxyError, UpstreamProtocolError, render
+from devstral_proxy.mistral.choice import Choice
+from devstral_proxy.mistral.context import AnswerContext
+from devstral_proxy.mistral.envelope import Envelope
+from devstral_proxy.mistral.refusals import translated
+from devstral_proxy.mistral.rewrites import RewriteLog
+from devstral_proxy.mistral.template import Template, learn
+from devstral_proxy.mistral.token_watch import AnswerLost
+from devstral_proxy.mistral.tool_markup import Names
+from devstral_proxy.upstream.sse import DONE, Event, encode
+
+MAX_CHOICES: Final = 128
+MAX_HELD: Final = 256
+"""Most events that are held as they are; what is held longer goes out rewritten, as far as it can."""
+
+
+class _Line:
+    """One choice, and its events that are held."""
+
+    __slots__ = ("choice", "dirty", "extra", "held", "logprobs", "role_sent")
+
+    def __init__(self, choice: Choice) -> None:
+        self.choice = choice
+        self.held: list[Event] = []
+        self.dirty = False  # something held was part of an event that went out rewritten
+        self.role_sent = False
+        self.logprobs: list[Any] = []
+        self.extra: dict[str, Any] = {}
+
+
+class StreamRepair:
+    """One instance an exchange: `feed` each event of upstream's, `finish` at the end of its body."""
+
+    def __init__(self, context: AnswerContext, log: RewriteLog) -> None:
+        self._context = context
+        self._log = log
+        self._hides_ids = context.raw_text or context.token_ids
+        self._names: Names | None = None
+        self._lines: dict[int, _Line] = {}
+        self._templates: list[Template] = []
+        self._envelope = Envelope(context, log)
+        self._usage: Event | None = None
+        self._begun = False  # something has gone out
+        self._done = False
+
+    def feed(self, event: Event) -> list[Event]:
+        """The client's events for one of upstream's. After the end there are none.
+
+        Raises AnswerLost where the token ids say that a part of the answer is missing, as long as nothing of it has
+        gone out; later that is an error event, like any other.
+        """
+        if self._done:
+            return []
+        data = event.data
+        for template in self._templates:
+            if (text := template.read(data)) is not None:
+                if event.type:
+                    break
+                line = self._lines[template.choice]
+                choice = line.choice
+                if choice.finished:
+                    break
+                if template.call is None:
+                    choice.text(text)
+                elif not choice.more(template.call, text):
+                    break
+                return self._settle(line, event, None)
+        if data == b"[DONE]":
+            return self._end()
+        return self._read(event)
+
+    def finish(self, error: ProxyError | None = None) -> list[Event]:
+        """Upstream's body has ended, or `error` ended it. Nothing when `[DONE]` was there before."""
+        if self._done:
+            return []
+        if error is None:
+            error = UpstreamProtocolError("vLLM's stream ended early, without [DONE]", code="upstream_stream_ended")
+        return self._fail(error)
+
+    def _read(self, event: Event) -> list[Event]:
+        try:
+            chunk = orjson.loads(event.data)
+        except orjson.JSONDecodeError:
+            chunk = None
+        if not isinstance(chunk, dict):
+            return self._fail(UpstreamProtocolError("vLLM sent a stream event that is no JSON object"))
+        if chunk.get("error") is not None or chunk.get("object") == "error":
+            return self._fail(translated(_status(chunk), event.data, None))
+        choices = chunk.get("choices")
+        if choices is None and isinstance(chunk.get("usage"), dict):
+            choices = []
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            return self._fail(UpstreamProtocolError("vLLM sent a stream event that is no chat completion chunk"))
+        clean = self._envelope.open(chunk) and not event.type
+        if not choices:
+            if isinstance(chunk.get("usage"), dict):
+                self._usage = event if clean else self._envelope.event(chunk, [])
+            return []
+        out: list[Event] = []
+        for choice in choices:
+            out += self._choice(choice, chunk, event, clean and len(choices) == 1)
+            if self._done:
+                break
+        return out
+
+    def _choice(self, piece: dict[str, Any], chunk: dict[str, Any], event: Event, clean: bool) -> list[Event]:
+        index = piece.get("index", 0)
+        if type(index) is not int or not 0 <= index < MAX_CHOICES:
+            return self._fail(UpstreamProtocolError("vLLM sent a choice without a usable index"))
+        line = self._lines.get(index)
+        if line is None:
+            if self._names is None:
+                self._names = Names(self._context.tools)
+            line = self._lines[index] = _Line(Choice(index, self._context, self._names, self._log))
+            line.choice.answer.seed = self._envelope.id
+        choice, answer = line.choice, line.choice.answer
+        if choice.finished:
+            self._note("chunk_after_finish", answer.where)
+            return []
+        delta = piece.get("delta")
+        if not isinstance(delta, dict):
+            delta = {}
+            answer.note("chunk_completed")
+        ids = piece.get("token_ids")
+        if not clean or (ids is not None and self._hides_ids):
+            answer.touched = True
+        self._role(line, delta)
+        for key in delta.keys() - _KNOWN:
+            if delta[key] is not None:
+                line.extra[key] = delta[key]
+        logprobs = piece.get("logprobs")
+        if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
+            line.logprobs += logprobs["content"]
+        choice.delta(delta, ids if isinstance(ids, list) else None)
+        reason = piece.get("finish_reason")
+        if reason is not None:
+            return self._finish(line, event, chunk, piece, reason)
+        out = self._settle(line, event, chunk)
+        if out and out[-1] is event and ids is None and len(self._templates) < MAX_CHOICES:
+            self._learn(index, chunk, delta, event)
+        return out
+
+    def _role(self, line: _Line, delta: dict[str, Any]) -> None:
+        role = delta.get("role")
+        told, line.choice.role = line.choice.role, True
+        if (role is not None) == told or (role is not None and role != "assistant"):
+            line.choice.answer.note("role_completed")
+
+    def _settle(self, line: _Line, event: Event, chunk: dict[str, Any] | None) -> list[Event]:
+        """What goes out after an event."""
+        choice, answer, held = line.choice, line.choice.answer, line.held
+        if not answer.touched and not line.dirty:
+            if choice.waiting:
+                held.append(event)
+                if len(held) < MAX_HELD:
+                    return []
+            else:
+                answer.drop()
+                line.role_sent = True
+                line.extra.clear()
+                line.logprobs.clear()
+                if not held:
+                    return [event]
+                out = [*held, event]
+                held.clear()
+                return out
+        held.clear()
+        line.dirty = choice.waiting
+        return self._written(line, chunk or orjson.loads(event.data))
+
+    def _written(self, line: _Line, chunk: dict[str, Any]) -> list[Event]:
+        """The deltas that are due, in chunks of ours."""
+        deltas = line.choice.answer.take()
+        if not deltas and not line.role_sent and self._context.lossy and not line.choice.finished:
+            line.dirty = True
+            return []  # until it is known whether the answer has to be asked for again
+        self._begun = True
+        if not line.role_sent:
+            if not deltas or "tool_calls" in deltas[0]:
+                deltas.insert(0, {"content": ""})
+            deltas[0] = {"role": "assistant", **deltas[0]}
+            line.role_sent = True
+        if not deltas:
+            return []
+        deltas[0].update(line.extra)
+        line.extra.clear()
+        logprobs = {"content": line.logprobs.copy()} if line.logprobs else None
+        line.logprobs.clear()
+        index = line.choice.answer.index
+        out = []
+        for delta in deltas:
+            out.append(self._envelope.event(chunk, [self._piece(index, delta, logprobs)]))
+            logprobs = None
+        return out
+
+    @staticmethod
+    def _piece(index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+
+    def _finish(
+        self, line: _Line, event: Event, chunk: dict[str, Any], piece: dict[str, Any], reason: object
+    ) -> list[Event]:
+        """The choice's last chunk: the finish reason goes out alone (F71)."""
+        if reason in ("abort", "error"):
+            return self._fail(UpstreamProtocolError(f"vLLM ended the answer: finish_reason {reason!r}"))
+        choice, answer, held = line.choice, line.choice.answer, line.held
+        try:
+            right = choice.finish(reason, piece.get("stop_reason"))
+        except AnswerLost as lost:
+            if self._begun:
+                return self._fail(lost)
+            self._done = True
+            raise
+        delta = piece.get("delta")
+        full = isinstance(delta, dict) and any(delta.get(key) for key in _SAYING)
+        if not answer.touched and not line.dirty and not full and not line.logprobs:
+            answer.drop()
+            line.role_sent = True
+            out = [*held, event]
+            held.clear()
+            return out
+        if full:
+            answer.note("finish_split")
+        held.clear()
+        out = self._written(line, chunk)
+        last = {key: value for key, value in piece.items() if key not in ("token_ids", "logprobs")}
+        last.update({"index": answer.index, "delta": {}, "logprobs": None, "finish_reason": right})
+        out.append(self._envelope.event(chunk, [last]))
+        return out
+
+    def _learn(self, index: int, chunk: dict[str, Any], delta: dict[str, Any], event: Event) -> None:
+        template = learn(index, chunk, delta, event.data)
+        if template is not None:
+            self._templates = [
+                template,
+                *(old for old in self._templates if (old.choice, old.call) != (index, template.call)),
+            ]
+
+    def _end(self) -> list[Event]:
+        """`[DONE]`: clean when every choice has finished; calls that are whole may lack their finish reason (F70)."""
+        if not self._lines:
+            return self._fail(UpstreamProtocolError("vLLM's stream ended without an answer"))
+        out: list[Event] = []
+        for line in self._lines.values():
+            if line.choice.finished:
+                continue
+            if not line.choice.complete:
+                return out + self._fail(
+                    UpstreamProtocolError("vLLM's stream ended without a finish reason", code="upstream_stream_ended")
+                )
+            reason = line.choice.finish(None)
+            line.held.clear()
+            out += self._written(line, {})
+            piece = self._piece(line.choice.answer.index, {})
+            out.append(self._envelope.event({}, [{**piece, "finish_reason": reason}]))
+        self._done = True
+        usage = self._usage or self._envelope.usage_event()
+        if usage is not None:
+            if self._envelope.wants_usage:
+                out.append(usage)
+            else:
+                self._note("usage_hidden", "usage")
+        out.append(DONE)
+        return out
+
+    def _fail(self, error: ProxyError) -> list[Event]:
+        """What is certain goes out, then the error, then the end."""
+        self._done = True
+        out: list[Event] = []
+        for line in self._lines.values():
+            if line.choice.finished:
+                continue
+            line.held.clear()
+            if line.role_sent or line.choice.answer.says:
+                out += self._written(line, {})
+        out.append(encode(orjson.dumps(render(error))))
+        out.append(DONE)
+        return out
+
+    def _note(self, name: str, where: str) -> None:
+        if (name, where) not in self._log.entries:
+            self._log.add(name, where)
+
+
+_KNOWN: Final = frozenset(("role", "content", "reasoning", "reasoning_content", "tool_calls"))
+_SAYING: Final = ("content", "reasoning", "reasoning_content", "tool_calls")
+
+
+def _status(chunk: dict[str, Any]) -> int:
+    error = chunk.get("error")
+    code = error.get("code") if isinstance(error, dict) else chunk.get("code")
+    return code if isinstance(code, int) and 400 <= code < 600 else 500

@@ -1,0 +1,77 @@
+"""Chunks of a stream that differ in one string only, read without parsing the rest.
+
+`learn` finds the string in a chunk that was parsed, and proves by parsing once more that the bytes before and after it
+are all there is to know. After that a chunk with the same bytes around a valid JSON string is that chunk with another
+string.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import orjson
+
+_STRING = re.compile(rb'"(content|arguments)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_SPECIAL = re.compile(rb'["\\\x00-\x1f]').search
+_PROBE = "probe"
+
+
+class Template:
+    """`choice`: its index; `call`: upstream's index of the call whose arguments the string is, None for content."""
+
+    __slots__ = ("_head", "_least", "_tail", "call", "choice")
+
+    def __init__(self, head: bytes, tail: bytes, choice: int, call: int | None) -> None:
+        self._head = head
+        self._tail = tail
+        self._least = len(head) + len(tail)
+        self.choice = choice
+        self.call = call
+
+    def read(self, data: bytes) -> str | None:
+        """The string, when the chunk is like the one learned from."""
+        if not data.startswith(self._head) or not data.endswith(self._tail) or len(data) < self._least:
+            return None
+        inner = data[len(self._head) : len(data) - len(self._tail)]
+        try:
+            if _SPECIAL(inner) is None:
+                return inner.decode()
+            text: str = orjson.loads(b'"%b"' % inner)
+        except ValueError:  # of both: no UTF-8, no JSON string
+            return None
+        return text
+
+
+def learn(index: int, chunk: dict[str, Any], delta: dict[str, Any], data: bytes) -> Template | None:
+    """The template of a chunk with one choice whose delta says one string, or None."""
+    calls = delta.get("tool_calls")
+    content = delta.get("content")
+    if "role" in delta or any(value for key, value in delta.items() if key not in ("content", "tool_calls")):
+        return None
+    call = None
+    if isinstance(content, str) and not calls:
+        key = b"content"
+    elif content is None and isinstance(calls, list) and len(calls) == 1:
+        key = b"arguments"
+        call = calls[0].get("index")
+        if type(call) is not int or "id" in calls[0] or set(calls[0].get("function", ())) != {"arguments"}:
+            return None
+    else:
+        return None
+    expected = copy.deepcopy(chunk)
+    said = expected["choices"][0]["delta"]
+    if call is None:
+        said["content"] = _PROBE
+    else:
+        said["tool_calls"][0]["function"]["arguments"] = _PROBE
+    for match in _STRING.finditer(data):
+        if match[1] == key:
+            head, tail = data[: match.start(2)], data[match.end(2) :]
+            try:
+                if orjson.loads(head + _PROBE.encode() + tail) == expected:
+                    return Template(head, tail, index, call)
+            except ValueError:
+                continue
+    return None
