@@ -1,0 +1,1 @@
+"""Client APIs expressed as chat completions, sans-IO."""

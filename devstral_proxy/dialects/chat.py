@@ -1,0 +1,134 @@
+"""Chat completions, sans-IO: vLLM's answer to one translated request, whatever its form, as the client's answer.
+
+The client may ask for a stream or not, and vLLM may be asked for a stream or not (see capabilities): four ways, one
+result. The server feeds in what arrives and sends on what comes out; it decides nothing about the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from devstral_proxy.errors import ProxyError, UpstreamProtocolError, UpstreamRefused, render
+from devstral_proxy.mistral.fold import fold, unfold
+from devstral_proxy.mistral.token_watch import AnswerLost
+from devstral_proxy.mistral.translator import Translator
+from devstral_proxy.upstream import capabilities, sse
+
+
+class ChatAnswer:
+    """One exchange. `translator.request` has been called."""
+
+    def __init__(self, translator: Translator, max_event_bytes: int = sse.DEFAULT_MAX_EVENT_BYTES) -> None:
+        self._translator = translator
+        self._parser = sse.Parser(max_event_bytes)
+        self._repair = translator.stream()
+        self._broken: ProxyError | None = None
+        self.committed = False
+        """The client's status has gone out. Until then an error event of vLLM's is raised, and becomes the status."""
+        self.done = False
+        """vLLM said `[DONE]`: nothing that follows concerns the client."""
+        self.begun = False
+        """At least one event came."""
+
+    def feed(self, chunks: Iterable[bytes]) -> list[sse.Event]:
+        """Pieces of vLLM's stream in, repaired events out.
+
+        Raises EventTooLarge, and UpstreamRefused for an error event while `committed` is false; the events that came
+        before it are then lost, which nobody has seen.
+        """
+        events: list[sse.Event] = []
+        if self._broken is not None:
+            raise self._broken
+        try:
+            for chunk in chunks:
+                self._repaired(self._parser.feed(chunk), events)
+        except sse.EventTooLarge as error:
+            if not events:
+                raise
+            self._broken = error  # the client gets what came before it first
+        return events
+
+    def eof(self) -> list[sse.Event]:
+        """The end of vLLM's body: an event that lacked its blank line. Raises what `feed` raises, and
+        UpstreamProtocolError when there was no event at all."""
+        events: list[sse.Event] = []
+        if self._broken is not None:
+            raise self._broken
+        self._repaired(self._parser.eof(), events)
+        if not self.begun:
+            raise UpstreamProtocolError("connection lost: vLLM's stream ended without an event")
+        return events
+
+    def finish(self, error: ProxyError | None = None) -> list[sse.Event]:
+        """The last events, `[DONE]` included; with `error` when the stream broke."""
+        return self._repair.finish(error)
+
+    def whole(self, body: bytes, content_type: str) -> dict[str, Any]:
+        """vLLM's answer without streaming, repaired.
+
+        Raises UpstreamRefused for an error with status 200, UpstreamProtocolError for what is no chat completion.
+        """
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            value = None
+        if isinstance(value, dict):
+            if isinstance(value.get("choices"), list):
+                return self._translator.response(value)
+            if "error" in value:
+                raise self._translator.error(_status_of(body), body)
+        kind = content_type.partition(";")[0].strip()[:80] or "no content type"
+        raise UpstreamProtocolError(f"vLLM's answer is no chat completion ({kind}); check VLLM_BASE")
+
+    def folded(self, events: Iterable[sse.Event]) -> dict[str, Any]:
+        """A repaired stream, for a client that asked for none. Raises the error that an error event tells."""
+        try:
+            return fold(events)
+        except UpstreamRefused as error:
+            if error.body["error"].get("code") == AnswerLost.default_code:
+                raise AnswerLost from None  # the events told it, but nobody has seen them
+            raise
+
+    def unfolded(self, body: dict[str, Any]) -> list[sse.Event]:
+        """A repaired whole answer, for a client that asked for a stream."""
+        return unfold(body, self._translator.context.include_usage)
+
+    def _repaired(self, upstream: Iterable[sse.Event], events: list[sse.Event]) -> None:
+        for event in upstream:
+            if self.done:
+                return
+            self.begun = True
+            if not self.committed and event.data.startswith(b'{"error"'):
+                raise self._translator.error(_status_of(event.data), event.data)
+            events += self._repair.feed(event)
+            self.done = event.data == b"[DONE]"
+
+
+def ask_again(translator: Translator, upstream: dict[str, Any], error: ProxyError) -> dict[str, Any] | None:
+    """A second request worth sending after this failure, or None. Nothing of an answer may have gone out."""
+    if isinstance(error, UpstreamRefused):
+        return translator.retry(upstream, error)
+    if isinstance(error, AnswerLost):
+        again = capabilities.ask_again(upstream, translator.capabilities)
+        if again is not None:
+            translator.rewrites.add("asked_again")
+        translator.context.lossy = False  # what comes now is taken as it is
+        return again
+    return None
+
+
+def error_events(error: ProxyError) -> list[sse.Event]:
+    """How a stream ends when nothing is left that could end it: the error, and `[DONE]`."""
+    return [sse.encode(orjson.dumps(render(error))), sse.DONE]
+
+
+def _status_of(body: bytes) -> int:
+    """The status that an error object names, 500 when it names none."""
+    try:
+        code = orjson.loads(body)["error"]["code"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return 500
+    return code if isinstance(code, int) and 400 <= code < 600 else 500

@@ -1,0 +1,1 @@
+"""The HTTP side: endpoints and middleware, on Starlette's interfaces."""

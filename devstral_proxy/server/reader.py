@@ -1,0 +1,126 @@
+"""Waiting for upstream: how long, and what the client hears meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+from devstral_proxy.errors import UpstreamProtocolError, UpstreamTimeout
+from devstral_proxy.server.exchange import STREAM_HEADERS, Send
+from devstral_proxy.server.feed import Feed
+from devstral_proxy.upstream.client import Answer
+from devstral_proxy.upstream.sse import KEEPALIVE, Event
+
+
+class EventSink:
+    """The client's end of a stream. Its head goes out with the first bytes, be they a comment (F82)."""
+
+    __slots__ = ("_interval", "_last", "_loop", "_send", "started")
+
+    def __init__(self, send: Send, keepalive: float) -> None:
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._interval = keepalive or math.inf
+        self._last = self._loop.time()
+        self.started = False
+
+    @property
+    def due(self) -> float:
+        """When the next comment is due, in the loop's time."""
+        return self._last + self._interval
+
+    async def keepalive(self) -> None:
+        """Write the comment."""
+        await self.write(KEEPALIVE)
+
+    async def write(self, data: bytes, more: bool = True) -> None:
+        """Write to the client; waits while it does not read."""
+        if not self.started:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self._last = self._loop.time()
+
+
+def raw(events: Iterable[Event]) -> bytes:
+    """The bytes of events, for one write."""
+    return b"".join([event.raw for event in events])
+
+
+class Limits:
+    """How long one exchange may take, in seconds: in all, until the first byte, between two. `total` is the end of it
+    all in the loop's time; it starts now."""
+
+    __slots__ = ("first_byte", "idle", "request", "total")
+
+    def __init__(self, request: float, first_byte: float | None = None, idle: float | None = None) -> None:
+        self.request = request
+        self.total = asyncio.get_running_loop().time() + request
+        self.first_byte = first_byte
+        self.idle = idle
+
+
+class Reader:
+    """A `Feed` read with patience: `sink`, if there is one, gets a comment whenever it has been silent for too long."""
+
+    __slots__ = ("_feed", "_limits", "_loop", "_name", "_silent", "_sink", "_until")
+
+    def __init__(self, feed: Feed, limits: Limits, sink: EventSink | None = None) -> None:
+        self._feed = feed
+        self._limits = limits
+        self._sink = sink
+        self._loop = asyncio.get_running_loop()
+        self._expect("FIRST_BYTE_TIMEOUT", limits.first_byte)
+
+    async def head(self) -> Answer:
+        """The head of the answer. Raises UpstreamTimeout, or what kept it away."""
+        while (answer := await self._feed.head(self._deadline())) is None:
+            await self._waited()
+        return answer
+
+    async def batches(self) -> AsyncIterator[Sequence[bytes]]:
+        """The body, in pieces as they come. Raises UpstreamTimeout, or what broke it."""
+        while True:
+            chunks = await self._feed.take(self._deadline())
+            if chunks:
+                self._expect("IDLE_TIMEOUT", self._limits.idle)
+                yield chunks
+                if self._loop.time() >= self._limits.total:
+                    await self._waited()
+            elif self._feed.ended:
+                return
+            else:
+                await self._waited()
+
+    async def whole(self, limit: int) -> bytes:
+        """The whole body. Raises UpstreamProtocolError over the limit, and what `batches` raises."""
+        parts: list[bytes] = []
+        size = 0
+        async for chunks in self.batches():
+            parts += chunks
+            size += sum(map(len, chunks))
+            if size > limit:
+                raise UpstreamProtocolError(f"vLLM's answer is over {limit} bytes (ANSWER_LIMIT)")
+        return b"".join(parts)
+
+    def _expect(self, name: str, seconds: float | None) -> None:
+        self._name = name
+        self._silent = seconds
+        self._until = math.inf if seconds is None else self._loop.time() + seconds
+
+    def _deadline(self) -> float:
+        due = math.inf if self._sink is None else self._sink.due
+        return min(self._until, self._limits.total, due)
+
+    async def _waited(self) -> None:
+        """A deadline may have passed: which?"""
+        now = self._loop.time()
+        if now >= self._limits.total:
+            raise UpstreamTimeout(
+                f"timed out: the request took longer than {self._limits.request:g} s (REQUEST_TIMEOUT)"
+            )
+        if now >= self._until:
+            raise UpstreamTimeout(f"timed out: vLLM sent nothing for {self._silent:g} s ({self._name})")
+        if self._sink is not None and now >= self._sink.due:
+            await self._sink.keepalive()
