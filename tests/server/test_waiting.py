@@ -1,0 +1,210 @@
+"""Feed, Watch and EventSink: batches, cancellation, comments."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from devstral_proxy.errors import UpstreamProtocolError
+from devstral_proxy.server.exchange import ClientGone
+from devstral_proxy.server.feed import HELD_BYTES, Feed
+from devstral_proxy.server.reader import EventSink, Limits, Reader
+from devstral_proxy.server.watch import Watch
+from devstral_proxy.upstream.client import Answer, UpstreamClient
+from tests.server.upstreams import settings
+
+pytestmark = pytest.mark.anyio
+
+
+def feed(pieces: AsyncIterator[bytes], closed: asyncio.Event | None = None) -> Feed:
+    @asynccontextmanager
+    async def open_() -> AsyncIterator[Answer]:
+        try:
+            yield Answer(httpx.Response(200, content=pieces), UpstreamClient(settings()))
+        finally:
+            if closed is not None:
+                closed.set()
+
+    return Feed(open_)
+
+
+async def endless(size: int = 1000) -> AsyncIterator[bytes]:
+    while True:
+        yield b"x" * size
+
+
+def soon(seconds: float = 5) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_one_take_is_all_that_one_wake_up_brought() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"a"
+            yield b"b"
+            await asyncio.sleep(0.01)
+
+    async with feed(pieces()) as one:
+        answer = await one.head(soon())
+        assert answer is not None
+        assert answer.status == 200
+        batches = []
+        while not one.ended:
+            batches.append(await one.take(soon()))
+    assert batches[:3] == [[b"a", b"b"]] * 3
+
+
+async def test_what_is_read_ahead_is_bounded() -> None:
+    async with feed(endless()) as one:
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            held = sum(map(len, await one.take(soon())))
+            assert HELD_BYTES < held <= HELD_BYTES + 1000
+
+
+async def test_nothing_by_then_is_nothing() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    closed = asyncio.Event()
+    async with feed(pieces(), closed) as one:
+        assert await one.head(soon()) is not None
+        assert await one.take(soon(0.01)) == []
+        assert not one.ended
+    assert closed.is_set()
+
+
+async def test_what_broke_it_comes_after_what_came_before() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise httpx.RemoteProtocolError("")
+
+    async with feed(pieces()) as one:
+        await one.head(soon())
+        assert await one.take(soon()) == [b"a"]
+        with pytest.raises(UpstreamProtocolError):
+            await one.take(soon())
+
+
+async def test_a_defect_is_the_takers() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield {b"": b""}[b"x"]
+
+    async with feed(pieces()) as one:
+        await one.head(soon())
+        with pytest.raises(KeyError):
+            await one.take(soon())
+
+
+async def test_leaving_stops_the_reader() -> None:
+    closed = asyncio.Event()
+    async with feed(endless(), closed) as one:
+        await one.take(soon())
+    assert closed.is_set()
+
+
+class Receive:
+    """What a server tells an application."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def __call__(self) -> dict[str, Any]:
+        return await self.messages.get()
+
+    def gone(self) -> None:
+        self.messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        self.messages.put_nowait({"type": "http.disconnect"})
+
+
+async def test_a_client_that_leaves_cancels_the_block() -> None:
+    receive = Receive()
+
+    async def block() -> None:
+        async with Watch(receive):
+            receive.gone()
+            await asyncio.Event().wait()
+
+    with pytest.raises(ClientGone):
+        await block()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)
+
+
+async def test_a_client_that_leaves_after_the_end_does_nothing() -> None:
+    receive = Receive()
+    async with Watch(receive) as watch:
+        watch.over()
+        receive.gone()
+        await asyncio.sleep(0.01)
+
+
+async def test_a_cancellation_from_outside_goes_on() -> None:
+    entered = asyncio.Event()
+
+    async def block() -> None:
+        async with Watch(Receive()):
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(block())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_both_at_once_is_a_cancellation() -> None:
+    receive, entered = Receive(), asyncio.Event()
+
+    async def block() -> None:
+        async with Watch(receive):
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(block())
+    await entered.wait()
+    receive.gone()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_another_error_of_the_block_is_told_as_it_is() -> None:
+    receive = Receive()
+    with pytest.raises(KeyError):
+        async with Watch(receive):
+            raise KeyError
+
+
+async def test_comments_are_counted_from_the_last_bytes() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    sink = EventSink(send, 0.02)
+    async with feed(_slow()) as one:
+        reader = Reader(one, Limits(60), sink)
+        async for chunks in reader.batches():
+            await sink.write(b"".join(chunks))
+    bodies = [message["body"] for message in sent if message["type"] == "http.response.body"]
+    assert bodies[0] == b": keepalive\n\n"
+    assert bodies[-2:] == [b"a", b"b"]
+    assert [message["type"] for message in sent].count("http.response.start") == 1
+
+
+async def _slow() -> AsyncIterator[bytes]:
+    await asyncio.sleep(0.05)
+    yield b"a"
+    await asyncio.sleep(0.001)
+    yield b"b"
