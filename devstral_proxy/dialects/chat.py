@@ -13,6 +13,7 @@ import orjson
 
 from devstral_proxy.errors import ProxyError, UpstreamProtocolError, UpstreamRefused, render
 from devstral_proxy.mistral.fold import fold, unfold
+from devstral_proxy.mistral.legacy import renamed, renamed_event
 from devstral_proxy.mistral.token_watch import AnswerLost
 from devstral_proxy.mistral.translator import Translator
 from devstral_proxy.upstream import capabilities, sse
@@ -95,6 +96,14 @@ class ChatAnswer:
     def unfolded(self, body: dict[str, Any]) -> list[sse.Event]:
         """A repaired whole answer, for a client that asked for a stream."""
         return unfold(body, self._translator.context.include_usage)
+
+    def events_for_client(self, events: list[sse.Event]) -> list[sse.Event]:
+        """The last step of a stream: the words of a client that sent the legacy `functions`."""
+        return [renamed_event(event) for event in events] if self._translator.legacy else events
+
+    def body_for_client(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The same for a whole answer."""
+        return renamed(body) if self._translator.legacy else body
 
     def _repaired(self, upstream: Iterable[sse.Event], events: list[sse.Event]) -> None:
         for event in upstream:

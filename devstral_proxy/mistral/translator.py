@@ -37,6 +37,8 @@ class Translator:
         self.max_model_len = max_model_len
         self.rewrites = RewriteLog()
         self.context = AnswerContext()
+        self.legacy = False
+        """The client sent the legacy `functions`, and reads the answer in those words (see `legacy`)."""
 
     def request(self, body: dict[str, Any]) -> dict[str, Any]:
         """An OpenAI chat completion request, as it is sent to vLLM.
@@ -91,6 +93,7 @@ class Translator:
         defined, choice = given.get("tools"), given.get("tool_choice")
         if not defined and given.get("functions") is not None:
             log.add("legacy_functions", "functions")
+            self.legacy = True
             tools.add_functions(given["functions"])
             legacy = given.get("function_call")
             choice = {"type": "function", "function": legacy} if isinstance(legacy, dict) else legacy
@@ -132,7 +135,7 @@ class Translator:
 
     def _fill_context(self, body: dict[str, Any], planned: dict[str, Any], tools: ToolSet, names: ToolNames) -> None:
         choice = body.get("tool_choice", "auto")
-        single = not self.profile.parallel_tool_calls or body.get("parallel_tool_calls") is False
+        single = not self.profile.parallel_tool_calls or body.get("parallel_tool_calls") is False or self.legacy
         self.context = AnswerContext(
             tools=tools.schemas,
             names=names.back,

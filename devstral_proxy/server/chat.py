@@ -169,7 +169,7 @@ class _Turn:
                 await self._reply(body)
             else:
                 self._watch.over()
-                await self._sink.write(raw(answer.unfolded(body)), more=False)
+                await self._write(self._sink, answer.unfolded(body), more=False)
 
     async def _stream(self, reader: Reader, sink: EventSink) -> None:
         """Events to events: what one wake-up brought is one write."""
@@ -180,13 +180,13 @@ class _Turn:
             if answer.done:
                 break
             if events:
-                await sink.write(raw(events))
+                await self._write(sink, events)
         else:
             answer.committed = sink.started
             events = answer.eof()
         events += answer.finish()
         self._watch.over()
-        await sink.write(raw(events), more=False)
+        await self._write(sink, events, more=False)
 
     async def _collect(self, reader: Reader) -> list[Event]:
         """The repaired events of the whole stream."""
@@ -202,7 +202,10 @@ class _Turn:
 
     async def _reply(self, body: dict[str, Any]) -> None:
         self._watch.over()
-        await send_json(self._send, 200, body)
+        await send_json(self._send, 200, self._answer.body_for_client(body))
+
+    async def _write(self, sink: EventSink, events: list[Event], more: bool = True) -> None:
+        await sink.write(raw(self._answer.events_for_client(events)), more)
 
     async def _break_off(self, sink: EventSink, error: ProxyError) -> None:
         """End a stream that has begun with an error event and `[DONE]`."""
@@ -214,4 +217,4 @@ class _Turn:
         except Exception as defect:
             events = error_events(told(defect, self._exchange))
         self._watch.over()
-        await sink.write(raw(events), more=False)
+        await self._write(sink, events, more=False)
