@@ -8,71 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-MODEL = "devstral-small-2"
-BASE: dict[str, Any] = {"model": MODEL, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
-# Makes the laboratory server say one word and stop.
-_SHORT: dict[str, Any] = {"vllm_xargs": {"force_ids": "22177"}}
-_PIXEL = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
-    + "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+from qa.vllm_requests import BASE, PIXEL, SHORT, Case, assistant, call, result, system, text, tool, user, without
+from qa.vllm_tools import grammar_requests, tool_requests
 
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One request. `raw`: the body as bytes, else `body` over BASE."""
-
-    name: str
-    body: dict[str, Any] = field(default_factory=dict)
-    raw: str | None = None
-    headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
-
-    @property
-    def content(self) -> bytes:
-        return (json.dumps({**BASE, **self.body}) if self.raw is None else self.raw).encode()
-
-
-def user(content: Any = "hi", **more: Any) -> dict[str, Any]:
-    return {"role": "user", "content": content, **more}
-
-
-def system(content: Any = "Be brief.", **more: Any) -> dict[str, Any]:
-    return {"role": "system", "content": content, **more}
-
-
-def assistant(content: Any = "ok", *calls: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": content, **({"tool_calls": list(calls)} if calls else {}), **more}
-
-
-def result(number: Any = "abcdefgh1", content: Any = "done", **more: Any) -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": number, "content": content, **more}
-
-
-def call(
-    number: Any = "abcdefgh1", name: Any = "read", arguments: Any = '{"path": "a"}', **more: Any
-) -> dict[str, Any]:
-    return {"id": number, "type": "function", "function": {"name": name, "arguments": arguments}, **more}
-
-
-def without(source: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in source.items() if key not in keys}
-
-
-def tool(name: Any = "read", parameters: Any = None, **more: Any) -> dict[str, Any]:
-    schema = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
-    function = {"name": name, "description": "d", "parameters": schema if parameters is None else parameters, **more}
-    return {"type": "function", "function": function}
-
-
-def text(value: str, **more: Any) -> dict[str, Any]:
-    return {"type": "text", "text": value, **more}
+__all__ = ["Case", "cases"]
 
 
 def _conversations() -> Iterator[tuple[str, list[Any]]]:
-    image = {"type": "image_url", "image_url": {"url": _PIXEL}}
+    image = {"type": "image_url", "image_url": {"url": PIXEL}}
     turn = [user(), assistant("", call()), result()]
     two = [user(), assistant("", call("abcdefgh1"), call("abcdefgh2"))]
     yield "roles/plain", [user()]
@@ -141,9 +86,9 @@ def _conversations() -> Iterator[tuple[str, list[Any]]]:
     yield "user/string among parts", [user([text("a"), "b"])]
     yield "user/null part", [user([None])]
     yield "user/image", [user([text("a"), image])]
-    yield "user/image without type", [user([{"image_url": _PIXEL}])]
-    yield "user/input_image", [user([{"type": "input_image", "image_url": _PIXEL}])]
-    yield "user/image as text url", [user([{"type": "image_url", "image_url": _PIXEL}])]
+    yield "user/image without type", [user([{"image_url": PIXEL}])]
+    yield "user/input_image", [user([{"type": "input_image", "image_url": PIXEL}])]
+    yield "user/image as text url", [user([{"type": "image_url", "image_url": PIXEL}])]
     yield "user/input_audio", [user([{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}])]
     yield "user/video", [user([{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}])]
     yield "user/file", [user([{"type": "file", "file": {"file_data": "data:;base64,AAAA", "filename": "a"}}])]
@@ -235,89 +180,6 @@ def _conversations() -> Iterator[tuple[str, list[Any]]]:
         yield f"call shape/{name}", [user(), {"role": "assistant", "content": "", "tool_calls": [one]}, result()]
 
 
-def _tools() -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, one in {
-        "plain": tool(), "name dot": tool("a.b"), "name slash": tool("a/b"), "name space": tool("a b"),
-        "name colon": tool("mcp:a"), "name long": tool("x" * 65), "name 64": tool("x" * 64), "name empty": tool(""),
-        "name null": tool(None), "name missing": {"type": "function", "function": {"parameters": {}}},
-        "no description": {"type": "function", "function": {"name": "read", "parameters": {"type": "object"}}},
-        "description null": tool(description=None), "no parameters": {"type": "function",
-        "function": {"name": "read"}},
-        "parameters null": {"type": "function", "function": {"name": "read", "parameters": None}},
-        "parameters empty": tool(parameters={}), "parameters list": tool(parameters=[]),
-        "strict true": tool(strict=True), "strict false": tool(strict=False), "strict null": tool(strict=None),
-        "extra keys": {**tool(), "cache_control": {"type": "ephemeral"}}, "extra in function": tool(title="t"),
-        "type missing": without(tool(), "type"), "type null": {**tool(), "type": None},
-        "type web_search": {"type": "web_search"}, "type custom": {"type": "custom", "custom": {"name": "x"}},
-        "flat": {"type": "function", "name": "read", "parameters": {}},
-        "anthropic": {"name": "read", "input_schema": {"type": "object"}}, "function missing": {"type": "function"},
-        "function null": {"type": "function", "function": None}, "null": None, "string": "read",
-    }.items():  # fmt: skip
-        yield f"tool definitions/{name}", {"tools": [one]}
-    for name, schema in {
-        "boolean exclusiveMinimum": {"minimum": 0, "exclusiveMinimum": True}, "number exclusiveMinimum": {
-            "type": "integer", "exclusiveMinimum": 0}, "unknown type": {"type": "strange"},
-        "upper-case type": {"type": "STRING"}, "type null text": {"type": "null"}, "type list": {"type": ["string",
-        "null"]},
-        "type empty list": {"type": []}, "type None": {"type": None}, "enum empty": {"enum": []},
-        "enum": {"enum": ["a"]},
-        "format": {"type": "string", "format": "uri"}, "pattern bad": {"type": "string", "pattern": "("},
-        "default": {"type": "string", "default": "x"}, "nullable": {"type": "string", "nullable": True},
-        "items list": {"type": "array", "items": [{"type": "string"}]}, "items missing": {"type": "array"},
-        "minItems negative": {"type": "array", "minItems": -1}, "anyOf empty": {"anyOf": []},
-        "anyOf": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "ref without defs": {"$ref": "#/$defs/x"},
-        "const": {"const": 1}, "boolean schema": True, "string schema": "string", "null schema": None,
-        "description number": {"type": "string", "description": 3}, "multipleOf 0": {"type": "number",
-        "multipleOf": 0},
-    }.items():  # fmt: skip
-        yield f"schema/{name}", {"tools": [tool(parameters={"type": "object", "properties": {"x": schema}})]}
-    plain = {"type": "object", "properties": {"x": {"type": "string"}}}
-    changes: dict[str, dict[str, Any]] = {
-        "required true": {"required": True}, "required null": {"required": None}, "required empty": {"required": []},
-        "required twice": {"required": ["x", "x"]}, "required unknown": {"required": ["y"]},
-        "properties null": {"properties": None}, "properties list": {"properties": []},
-        "additionalProperties false": {"additionalProperties": False}, "additionalProperties null": {
-            "additionalProperties": None}, "$schema 2020": {"$schema": "https://json-schema.org/draft/2020-12/schema"},
-        "$schema 04": {"$schema": "http://json-schema.org/draft-04/schema#"},
-        "$defs": {"$defs": {"y": {"type": "string"}}},
-        "object type array": {"type": "array"}, "object type null": {"type": None}, "title": {"title": "t"},
-        "dependentRequired": {"dependentRequired": {"x": ["y"]}},
-        "unevaluatedProperties": {"unevaluatedProperties": False},
-        "if then": {"if": {"required": ["x"]}, "then": {"required": ["x"]}}, "$id": {"$id": "not a uri %%"},
-    }  # fmt: skip
-    for name, change in changes.items():
-        yield f"schema/{name}", {"tools": [tool(parameters={**plain, **change})]}
-    yield "tool definitions/empty list", {"tools": []}
-    yield "tool definitions/no list", {"tools": None}
-    yield "tool definitions/object", {"tools": {}}
-    yield "tool definitions/same twice", {"tools": [tool(), tool()]}
-    yield "tool definitions/legacy functions", {"functions": [tool()["function"]], "function_call": "auto"}
-    named = {"type": "function", "function": {"name": "read"}}
-    choices: dict[str, Any] = {
-        "auto": "auto", "none": "none", "required": "required", "any": "any", "null": None, "named": named,
-        "unknown name": {"type": "function", "function": {"name": "write"}}, "flat": {"type": "function",
-        "name": "read"},
-        "anthropic auto": {"type": "auto"}, "anthropic tool": {"type": "tool", "name": "read"}, "number": 3,
-        "list": [],
-        "allowed_tools": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named]}},
-        "function null": {"type": "function", "function": None}, "name missing": {"type": "function", "function": {}},
-        "name empty": {"type": "function", "function": {"name": ""}}, "type tool": {**named, "type": "tool"},
-        "without type": {"function": {"name": "read"}}, "custom": {"type": "custom", "custom": {"name": "read"}},
-    }  # fmt: skip
-    for name, choice in choices.items():
-        yield f"tool_choice/{name}", {"tools": [tool()], "tool_choice": choice}
-        if name in ("auto", "none", "required", "null", "named"):
-            yield f"tool_choice/{name} without tools", {"tool_choice": choice}
-    yield "tool_choice/auto, empty tools", {"tools": [], "tool_choice": "auto"}
-    yield "tool_choice/none, empty tools", {"tools": [], "tool_choice": "none"}
-    yield "tool_choice/required, empty tools", {"tools": [], "tool_choice": "required"}
-    yield "tool_choice/auto, null tools", {"tools": None, "tool_choice": "auto"}
-    yield "tool_choice/named, broken tools", {"tools": [{"type": "function"}], "tool_choice": named}
-    yield "tools/parallel false", {"tools": [tool()], "parallel_tool_calls": False}
-    yield "tools/parallel null", {"tools": [tool()], "parallel_tool_calls": None}
-    yield "tools/parallel without tools", {"parallel_tool_calls": True}
-
-
 def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     long_prompt = [user("word " * 4600)]
@@ -326,9 +188,9 @@ def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
         "max_tokens 0": {"max_tokens": 0}, "max_tokens negative": {"max_tokens": -1}, "max_tokens null": {
             "max_tokens": None, "max_completion_tokens": 1}, "max_tokens text": {"max_tokens": "x"},
         "max_tokens numeric text": {"max_tokens": "1"}, "max_tokens 1.0": {"max_tokens": 1.0},
-        "max_tokens 1.5": {"max_tokens": 1.5}, "max_tokens over the context": {"max_tokens": 5000, **_SHORT},
+        "max_tokens 1.5": {"max_tokens": 1.5}, "max_tokens over the context": {"max_tokens": 5000, **SHORT},
         "max_completion_tokens 0": {"max_completion_tokens": 0},
-        "max_completion_tokens over": {"max_completion_tokens": 5000, **_SHORT},
+        "max_completion_tokens over": {"max_completion_tokens": 5000, **SHORT},
         "max_completion_tokens negative": {"max_completion_tokens": -5},
         "n 0": {"n": 0}, "n negative": {"n": -1}, "n null": {"n": None}, "n 2 greedy": {"n": 2},
         "n 2": {"n": 2, "temperature": 1}, "n text": {"n": "x"},
@@ -395,7 +257,7 @@ def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
         "context overflow": {"messages": long_prompt}, "context overflow streamed": {"messages": long_prompt,
         "stream": True},
         "context with max_tokens": {"messages": near, "max_tokens": 200, "stop": "e",
-        **_SHORT},
+        **SHORT},
         "json_object": {"response_format": {"type": "json_object"}},
         "format text": {"response_format": {"type": "text"}},
         "format null": {"response_format": None}, "format unknown": {"response_format": {"type": "xml"}},
@@ -425,6 +287,12 @@ def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "end/prefix key", {"messages": [user(), assistant("x", prefix=True)], "add_generation_prompt": False}
     yield "end/tool, no generation prompt", {
         "messages": [user(), assistant("", call()), result()], "add_generation_prompt": False}  # fmt: skip
+    yield "sampling/beam search", {"use_beam_search": True, "n": 2}
+    yield "sampling/allowed_token_ids empty", {"allowed_token_ids": []}
+    yield "other fields/truncate_prompt_tokens 2", {"truncate_prompt_tokens": 2}
+    yield "other fields/truncate_prompt_tokens 0", {"truncate_prompt_tokens": 0}
+    yield "other fields/truncate_prompt_tokens over", {"truncate_prompt_tokens": 99999}
+    yield "other fields/mm_processor_kwargs", {"mm_processor_kwargs": {"a": 1}}
 
 
 def _transport() -> Iterator[Case]:
@@ -436,6 +304,7 @@ def _transport() -> Iterator[Case]:
     yield Case("transport/half JSON", raw=good[:-5])
     yield Case("transport/empty body", raw="")
     yield Case("transport/null", raw="null")
+    yield Case("transport/number too long", raw='{"messages": [], "seed": ' + "9" * 5000 + "}")
     yield Case("transport/array", raw="[]")
     yield Case("transport/string", raw='"x"')
     yield Case("transport/number", raw="3")
@@ -456,7 +325,9 @@ def _transport() -> Iterator[Case]:
 def cases() -> list[Case]:
     """All of them; names are unique."""
     made = [Case(name, {"messages": messages}) for name, messages in _conversations()]
-    made += [Case(name, {"messages": [user()], **body}) for name, body in (*_tools(), *_fields())]
+    made += [
+        Case(name, {"messages": [user()], **body}) for name, body in (*tool_requests(), *grammar_requests(), *_fields())
+    ]
     made += _transport()
     names = [case.name for case in made]
     assert len(set(names)) == len(names), sorted(name for name in names if names.count(name) > 1)

@@ -89,7 +89,7 @@ def _requests(simulator: Simulator) -> Endpoint:
             {"body": record.body, "prompt_tokens": record.prompt_tokens, "prompt": record.prompt}
             for record in simulator.requests
         ]
-        return JSONResponse({"requests": records})
+        return Response(json.dumps({"requests": records}), media_type="application/json")
 
     return endpoint
 
@@ -120,7 +120,10 @@ def _post(simulator: Simulator, handler: Handler) -> Endpoint:
         except Refused as error:
             if isinstance(error, Broken) and error.plain:
                 return PlainTextResponse(error.message, error.status)
-            return JSONResponse(error.body(), error.status)
+            try:
+                return JSONResponse(error.body(), error.status)
+            except UnicodeEncodeError as lone_surrogate:
+                return JSONResponse(Refused(str(lone_surrogate)).body(), 400)
 
     return _guarded(simulator.options, endpoint)
 
@@ -132,10 +135,11 @@ def _read(request: Request, data: bytes, old: bool) -> tuple[Any, Any]:
     if data and is_json:
         try:
             body, raw = json.loads(data), json.loads(data)
-        except ValueError as error:
-            at = getattr(error, "pos", 0)
-            told = {"type": "json_invalid", "loc": (at,), "msg": "JSON decode error", "input": {}}
-            raise refusal([{**told, "ctx": {"error": getattr(error, "msg", str(error))}}], old) from None
+        except json.JSONDecodeError as error:
+            told = {"type": "json_invalid", "loc": (error.pos,), "msg": "JSON decode error", "input": {}}
+            raise refusal([{**told, "ctx": {"error": error.msg}}], old) from None
+        except (ValueError, RecursionError):
+            raise HTTPException(400, "There was an error parsing the body") from None
     if kind != "application/json":
         raise refusal(["Unsupported Media Type: Only 'application/json' is allowed"], old)
     if not data or (body is None and not old):
@@ -147,7 +151,7 @@ async def _chat(simulator: Simulator, request: Request, body: Any, raw: Any) -> 
     exchange = simulator.accept(body, raw, request.headers.get("x-request-id"))
     late: Refused | None = None
     try:
-        check_engine(exchange.request, simulator.tokenizer.size, simulator.old)
+        check_engine(exchange.request, simulator.tokenizer, simulator.old)
     except Refused as error:
         if simulator.old or not exchange.request.stream:
             raise

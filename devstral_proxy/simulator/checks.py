@@ -13,7 +13,9 @@ from http import HTTPStatus
 from typing import Any, Never
 
 from devstral_proxy.simulator.errors import Broken, InvalidField, Refused
+from devstral_proxy.simulator.grammar import check_grammar
 from devstral_proxy.simulator.protocol import ChatRequest, ResponseFormat, refusal
+from devstral_proxy.simulator.tokenizers import ModelTokenizer
 
 _USAGE = 'Correct usage: `{"type": "function", "function": {"name": "my_function"}}`'
 _SALT_FORBIDDEN = frozenset("@/\\\x00")
@@ -245,6 +247,8 @@ def check_sampling(request: ChatRequest, max_tokens: int, old: bool) -> None:
         wanted = request.response_format
         if wanted.type == "json_schema" and wanted.json_schema is None:
             raise Broken("", type=HTTPStatus(500).phrase)
+    if request.use_beam_search:
+        return
     temperature = 1.0 if request.temperature is None else request.temperature
     if temperature < 1e-5 and (request.n or 1) > 1:
         _tell(f"n must be 1 when using greedy sampling, got {request.n}.", old=old)
@@ -261,15 +265,19 @@ def stops(request: ChatRequest) -> list[str]:
     return [request.stop] if isinstance(request.stop, str) else list(request.stop or [])
 
 
-def check_engine(request: ChatRequest, vocabulary: int, old: bool) -> None:
+def check_engine(request: ChatRequest, tokenizer: ModelTokenizer, old: bool) -> None:
     """What the engine refuses, which in new is after a streamed answer has begun. Raises Refused."""
+    if not old and tokenizer.number >= 11:
+        check_grammar(request)
+    if request.allowed_token_ids == []:
+        _tell("allowed_token_ids is not None and empty!", "allowed_token_ids", [], old)
     for field, limit in (("top_logprobs", request.logprobs), ("prompt_logprobs", True)):
         asked = getattr(request, field)
         if limit and asked is not None and asked > 20:
             kind = "sample" if field == "top_logprobs" else "prompt"
             name = "logprobs" if field == "top_logprobs" else field
             _tell(f"Requested {kind} logprobs of {asked}, which is greater than max allowed: 20", name, asked, old)
-    wrong = list(_outside(request, vocabulary))
+    wrong = list(_outside(request, tokenizer.size))
     if wrong:
         _tell(f"token_id(s) {wrong} in logit_bias contain out-of-vocab token ids.", "logit_bias", wrong, old)
 

@@ -104,9 +104,38 @@ class Simulator:
         """The prompt's ids, its length checked. Raises Refused."""
         if not self.old:
             self._check_output(request)
+        for field in () if self.old else ("mm_processor_kwargs", "media_io_kwargs"):
+            if getattr(request, field):
+                raise InvalidField(f"Per-request {field} are disabled by default.", field)
         prompt = self.render(request)
+        if request.truncate_prompt_tokens is not None:
+            prompt = self._truncated(prompt, request.truncate_prompt_tokens, request.truncation_side)
         self.check_length(len(prompt))
         return prompt
+
+    def _truncated(self, prompt: list[int], size: int, side: str | None) -> list[int]:
+        """vLLM's `truncate_prompt_tokens`: old checks it, and leaves a chat's prompt as it is. Raises Refused."""
+        limit = self.options.max_model_len
+        if self.old:
+            if size == 0:
+                raise Refused(f"truncate_prompt_tokens must be an integer >= 1 or -1, got {size}")
+            if size > limit:
+                raise Refused(
+                    f"truncate_prompt_tokens value ({size}) is greater than max_model_len ({limit}). "
+                    "Please, select a smaller truncation size."
+                )
+            return prompt
+        if size > limit:
+            raise InvalidField(
+                f"truncate_prompt_tokens={size} cannot be greater than max_model_len = {limit}. "
+                "Please request a smaller truncation size.",
+                "truncate_prompt_tokens",
+                size,
+            )
+        if size == 0:
+            raise Refused("The decoder prompt cannot be empty")
+        size = limit if size < 0 else size
+        return prompt[:size] if side == "right" else prompt[-size:]
 
     def render(self, request: ChatRequest) -> list[int]:
         """The prompt's ids, whatever their number. Raises Refused."""

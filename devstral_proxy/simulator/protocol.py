@@ -174,6 +174,7 @@ class ChatRequest(Open):
     include_reasoning: bool = True
     parallel_tool_calls: bool | None = True
     user: str | None = None
+    use_beam_search: bool = False
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None

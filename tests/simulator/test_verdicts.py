@@ -36,12 +36,13 @@ def _nearest() -> str:
 
 
 def verdict(response: httpx.Response) -> dict[str, Any]:
-    """Status, type and param of a refusal; number and digest of the prompt's ids."""
+    """Status, type and param of a refusal (or of the event that a stream begins with); the prompt's ids in short."""
+    first, _, _ = response.text.removeprefix("data: ").partition("\n")
     try:
-        body = response.json()
+        body = json.loads(first)
     except ValueError:
         return {"status": response.status_code, "body": response.text[:60]}
-    if response.status_code != 200:
+    if "error" in body or response.status_code != 200:
         error = body.get("error")
         told = {"type": error["type"], "param": error["param"]} if isinstance(error, dict) else {"body": body}
         return {"status": response.status_code, **told}
