@@ -78,7 +78,7 @@ class _Doctor:
     def _version(self, facts: Facts) -> None:
         row = for_version(facts.version)
         if facts.version is None:
-            self._say(WARN, "version: /version tells none; treated as the newest. Set VLLM_VERSION if it is older")
+            self._say(WARN, "version: /version tells none; asked as the client asks. Set VLLM_VERSION if it is older")
             return
         told = " (VLLM_VERSION)" if self._settings.vllm_version else ""
         asks = {"as-client": "as the client asks", "stream": "with streaming", "whole": "without streaming"}[row.ask]

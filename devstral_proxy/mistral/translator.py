@@ -31,7 +31,7 @@ class Translator:
         capabilities: Capabilities | None = None,
         max_model_len: int | None = None,
     ) -> None:
-        """`capabilities`: how this vLLM is asked (default: the newest); `max_model_len`: its context in tokens."""
+        """`capabilities`: how this vLLM is asked (default: as the client asks); `max_model_len`: its context in tokens."""
         self.profile = profile
         self.capabilities = capabilities if capabilities is not None else for_version(None)
         self.max_model_len = max_model_len

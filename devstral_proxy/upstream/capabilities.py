@@ -38,7 +38,6 @@ ROWS: tuple[Capabilities, ...] = (
         (0, 10, 2),
         "the stream loses every call (to 0.12), or ends in an error when a call is cut or deltas merge (from 0.13 on); "
         "the model's own text holds all of it",
-        ask="stream",
         raw_text=True,
     ),
     Capabilities(
@@ -61,17 +60,20 @@ ROWS: tuple[Capabilities, ...] = (
     ),
 )
 
+UNKNOWN = Capabilities((0, 0, 0), "the server tells no version: it is asked as the client asks, and its answer mended")
+"""The row of a server that is no vLLM, or hides what it is."""
+
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 
 def for_version(version: str | None) -> Capabilities:
     """The row of a vLLM version as `/version` tells it (`0.12.0`, `0.11.1rc2.dev3+g123`).
 
-    Unknown or unreadable: the newest row.
+    None or unreadable: `UNKNOWN`.
     """
     found = _VERSION.match(version.strip()) if version else None
     if found is None:
-        return ROWS[-1]
+        return UNKNOWN
     number = (int(found[1]), int(found[2]), int(found[3] or 0))
     return next(row for row in reversed(ROWS) if row.since <= number)
 

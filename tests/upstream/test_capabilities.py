@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from devstral_proxy.upstream.capabilities import ROWS, ask_again, for_version, plan
+from devstral_proxy.upstream.capabilities import ROWS, UNKNOWN, ask_again, for_version, plan
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 USAGE = {"include_usage": True}
@@ -33,14 +33,17 @@ USAGE = {"include_usage": True}
         ("0.32.0", (0, 24, 0)),
         ("1.0.0", (0, 24, 0)),
         ("12.1", (0, 24, 0)),
-        (None, (0, 24, 0)),
-        ("", (0, 24, 0)),
-        ("dev", (0, 24, 0)),
-        ("latest-0.9", (0, 24, 0)),
     ],
 )
-def test_rows(version: str | None, since: tuple[int, int, int]) -> None:
+def test_rows(version: str, since: tuple[int, int, int]) -> None:
     assert for_version(version).since == since
+
+
+@pytest.mark.parametrize("version", [None, "", "dev", "latest-0.9"])
+def test_a_server_that_tells_no_version_is_asked_as_the_client_asks(version: str | None) -> None:
+    assert for_version(version) is UNKNOWN
+    for body in (AUTO, {**AUTO, "stream": True, "stream_options": USAGE}):
+        assert plan(body, UNKNOWN) is body
 
 
 def test_rows_are_in_order_and_say_why() -> None:
@@ -56,25 +59,27 @@ RAW = {"tool_choice": "none", "return_token_ids": True}
     ("version", "streamed", "changes"),
     [
         ("0.9.2", False, {}),
-        ("0.12.0", True, RAW),
-        ("0.19.1", True, RAW),
+        ("0.12.0", None, RAW),
+        ("0.19.1", None, RAW),
         ("0.20.2", False, {"return_token_ids": True}),
         ("0.21.0", True, {"return_token_ids": True}),
         ("0.24.0", True, {}),
         ("0.32.0", True, {}),
-        (None, True, {}),
+        (None, None, {}),
     ],
 )
 @pytest.mark.parametrize("choice", [{}, {"tool_choice": "auto"}])
 @pytest.mark.parametrize("client", [{}, {"stream": False}, {"stream": True}, {"stream": True, "stream_options": USAGE}])
 def test_where_the_model_may_call(
-    version: str | None, streamed: bool, changes: dict[str, Any], choice: dict[str, Any], client: dict[str, Any]
+    version: str | None, streamed: bool | None, changes: dict[str, Any], choice: dict[str, Any], client: dict[str, Any]
 ) -> None:
     body = {**AUTO, **choice, **client}
     given = dict(body)
     planned = plan(body, for_version(version))
     assert body == given, "the caller's dict is not touched"
     expected = {**AUTO, **choice, **changes}
+    if streamed is None:  # as the client asks
+        streamed = bool(client.get("stream"))
     if streamed or "stream" in client:
         expected["stream"] = streamed
     if streamed:
