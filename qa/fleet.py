@@ -19,9 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from devstral_proxy.commands.serve import bind
-from devstral_proxy.simulator import SimulatorOptions, Turn, create_simulator
-from devstral_proxy.simulator.engine import is_old
-from devstral_proxy.simulator.script import turn
+from devstral_proxy.simulator import SimulatorOptions, create_simulator
 from qa.models import MODELS
 
 _FACTS: Final = ("/version", "/v1/models", "/health")
@@ -65,7 +63,6 @@ class Fleet:
                 images=model.images,
                 reasoning=model.reasoning,
                 max_model_len=model.max_model_len,
-                script=_unguided if is_old(version) else None,
                 keep=1,
             )
             for name, model in MODELS.items()
@@ -86,9 +83,9 @@ class Fleet:
         else:
             self._asked += path not in _FACTS
             request = _Request(await _body(receive), receive)
-            if request.model in self._options:
-                self._last = request.model
-            await self._app(self._last if request.model == self._last else _DEFAULT)(scope, request.replay, send)
+            model = request.model if request.model in self._options else None
+            self._last = model or self._last
+            await self._app(model or _DEFAULT)(scope, request.replay, send)
 
     def _app(self, model: str) -> ASGIApp:
         if model not in self._apps:
@@ -107,12 +104,6 @@ class Fleet:
             for name, options in self._options.items()
         ]
         return {"object": "list", "data": cards}
-
-
-def _unguided(body: dict[str, Any]) -> Turn:
-    """A model that sees the tools calls them: old servers have no grammar that would keep it from that, whatever the
-    `tool_choice`."""
-    return turn({**body, "tool_choice": "auto"} if body.get("tool_choice") == "none" else body)
 
 
 async def _body(receive: Receive) -> bytes:

@@ -19,6 +19,10 @@ KEEP_ALIVE = 75
 who close it, and no request meets a connection that is just closing."""
 
 
+BACKLOG = 2048
+"""Connections that wait to be taken: clients may come before the application is ready."""
+
+
 def server_config(app: Any, settings: Settings) -> uvicorn.Config:
     """uvicorn as this proxy runs it: one line a request is ours, the server does not name itself."""
     return uvicorn.Config(
@@ -75,6 +79,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(f"PROXY_PORT: cannot listen on {host} port {port} ({error.strerror})") from None

@@ -53,6 +53,30 @@ def translate_parts(given: list[Any], allowed: Allowed, where: str, log: Rewrite
     return Parts(parts, sum(part["type"] == "image_url" for part in parts))
 
 
+def keep_last_images(messages: list[dict[str, Any]], keep: int) -> list[dict[str, Any]]:
+    """Translated messages with a note for each image but the last `keep`; the same list where there are no more."""
+    left = sum(map(_count_images, messages)) - keep
+    if left <= 0:
+        return messages
+    kept: list[dict[str, Any]] = []
+    for message in messages:
+        if left > 0 and _count_images(message):
+            parts = []
+            for part in message["content"]:
+                if part["type"] == "image_url" and left > 0:
+                    left -= 1
+                    part = {"type": "text", "text": IMAGE_NOTE}
+                parts.append(part)
+            message = {**message, "content": parts}
+        kept.append(message)
+    return kept
+
+
+def _count_images(message: dict[str, Any]) -> int:
+    content = message.get("content")
+    return sum(part["type"] == "image_url" for part in content) if isinstance(content, list) else 0
+
+
 def _is_plain(part: Any) -> bool:
     return (
         isinstance(part, dict)

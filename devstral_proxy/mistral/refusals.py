@@ -40,6 +40,11 @@ _TOO_MANY: Final = (
         r".*?(?P<prompt>\d+) (input tokens|in the messages)"
     ),
 )
+# The server takes fewer images in one request than there are, or none.
+_IMAGES: Final = (
+    re.compile(r"At most (?P<most>\d+) image"),
+    re.compile(r"is not a multimodal model(?P<most>)"),
+)
 _NO_AUTO_TOOLS: Final = "--enable-auto-tool-choice"
 
 
@@ -68,6 +73,14 @@ def translated(status: int, body: bytes, max_model_len: int | None) -> UpstreamR
 def room_for_answer(error: UpstreamRefused) -> int | None:
     """Tokens that the prompt leaves for the answer, where the refusal is about max_tokens and tells; else None."""
     return _room(error.message) if error.status == 400 else None
+
+
+def images_taken(error: UpstreamRefused) -> int | None:
+    """How many images the server takes in one request, where the refusal is about images; else None."""
+    if error.status != 400:
+        return None
+    found = next((found for pattern in _IMAGES if (found := pattern.search(error.message))), None)
+    return None if found is None else int(found["most"] or 0)
 
 
 def _room(message: str) -> int | None:

@@ -119,7 +119,10 @@ class ToolSet:
             translated["function"] = {"name": valid, "description": description, "parameters": parameters}
         if translated == tool:
             translated = tool
-        elif not (function.keys() <= _FUNCTION_KEYS and tool.keys() == _TOOL_KEYS) or "description" in function:
+        elif (
+            not (function.keys() <= _FUNCTION_KEYS and tool.keys() == _TOOL_KEYS)
+            or function.get("description", "") is None
+        ):
             self.log.add("tool_key_dropped", where)
         self.tools.append(translated)
         return valid

@@ -6,6 +6,7 @@ from typing import Any
 
 from devstral_proxy.errors import BadRequest, UpstreamRefused
 from devstral_proxy.mistral import refusals
+from devstral_proxy.mistral.content import keep_last_images
 from devstral_proxy.mistral.context import AnswerContext
 from devstral_proxy.mistral.fields import translate_fields
 from devstral_proxy.mistral.messages import Conversation, Message
@@ -31,7 +32,7 @@ class Translator:
         capabilities: Capabilities | None = None,
         max_model_len: int | None = None,
     ) -> None:
-        """`capabilities`: how this vLLM is asked (default: as the client asks); `max_model_len`: its context in tokens."""
+        """`capabilities`: how this vLLM is asked (as the client asks); `max_model_len`: its context, in tokens."""
         self.profile = profile
         self.capabilities = capabilities if capabilities is not None else for_version(None)
         self.max_model_len = max_model_len
@@ -164,13 +165,20 @@ class Translator:
     def retry(self, upstream: dict[str, Any], error: UpstreamRefused) -> dict[str, Any] | None:
         """A second request worth sending after this refusal, or None.
 
-        There is one such case: max_tokens left no room, and vLLM told how much there is (F55).
+        There are two such cases: max_tokens left no room, and vLLM told how much there is (F55); the server takes
+        fewer images than there are, or none at all, whatever the model's name promises.
         """
         room = refusals.room_for_answer(error)
-        if room is None or "max_tokens" not in upstream or upstream["max_tokens"] <= room:
-            return None
-        self.rewrites.add("max_tokens_clamped", "max_tokens")
-        return {**upstream, "max_tokens": room}
+        if room is not None and upstream.get("max_tokens", 0) > room:
+            self.rewrites.add("max_tokens_clamped", "max_tokens")
+            return {**upstream, "max_tokens": room}
+        images = refusals.images_taken(error)
+        if images is not None:
+            messages = keep_last_images(upstream["messages"], images)
+            if messages is not upstream["messages"]:
+                self.rewrites.add("image_omitted", "messages")
+                return {**upstream, "messages": messages}
+        return None
 
 
 _TRANSLATED_APART = frozenset(("messages", "tools", "tool_choice", "functions", "function_call"))

@@ -39,6 +39,7 @@ class Simulator:
         self.options = options
         self.tokenizer = tokenizers.load(options.tokenizer, options.images)
         self.old = is_old(options.version)
+        self._script = options.script or (script.unguided_turn if is_old(options.version) else script.turn)
         self.requests: deque[Record] = deque(maxlen=options.keep)
         self.running = self.aborted = 0
         self.shown = frozenset(["[TOOL_CALLS]"] if self.old else ["[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"])
@@ -181,7 +182,7 @@ class Simulator:
         if dictated is not None:
             return dictated
         body = next((body for ids, body in self._tokenized if ids == prompt), None)
-        turn = (self.options.script or script.turn)(body) if body is not None else Turn("This is simulated text.")
+        turn = self._script(body) if body is not None else Turn("This is simulated text.")
         return self.tokenizer.split(self._raw(turn))
 
     def _says(self, raw: dict[str, Any], request: ChatRequest) -> tuple[list[int], str | None]:
@@ -189,7 +190,7 @@ class Simulator:
         dictated = self._dictated(request.vllm_xargs)
         if dictated is not None:
             return dictated, None
-        turn = (self.options.script or script.turn)(raw)
+        turn = self._script(raw)
         return self.tokenizer.split(self._raw(turn, request.tool_choice)), turn.finish_reason
 
     def _dictated(self, xargs: Mapping[str, Any] | None) -> list[int] | None:

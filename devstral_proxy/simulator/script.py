@@ -49,6 +49,11 @@ def turn(body: dict[str, Any]) -> Turn:
     return _text(body)
 
 
+def unguided_turn(body: dict[str, Any]) -> Turn:
+    """The same from a server without grammars: a model that sees tools calls them, whatever the `tool_choice`."""
+    return turn({**body, "tool_choice": "auto"} if body.get("tool_choice") == "none" else body)
+
+
 def _tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [tool["function"] for tool in body.get("tools") or () if isinstance(tool.get("function"), dict)]
 

@@ -76,6 +76,32 @@ def test_a_second_try_with_the_room_that_there_is() -> None:
     assert translator.retry(upstream, translator.error(400, b'{"error": {"message": "other"}}')) is None
 
 
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [("m is not a multimodal model", 0), ("At most 1 image(s) may be provided in one prompt.", 1), ("other", None)],
+)
+def test_a_second_try_with_the_images_that_the_server_takes(message: str, kept: int | None) -> None:
+    def image(name: str) -> dict[str, Any]:
+        return {"type": "image_url", "image_url": {"url": name}}
+
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "text", "text": "see"}, image("a")]},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": [image("b")]},
+    ]
+    translator = Translator(ModelProfile("m", "v13", images=True))
+    upstream = {"model": "m", "messages": messages}
+    again = translator.retry(upstream, translator.error(400, json.dumps({"error": {"message": message}}).encode()))
+    if kept is None:
+        assert again is None
+        return
+    assert again is not None
+    assert translator.rewrites.counts() == {"image_omitted": 1}
+    parts = [part for message in again["messages"] if message["role"] == "user" for part in message["content"]]
+    assert [part["type"] for part in parts] == ["text", "text", "image_url" if kept else "text"]
+    assert messages[0]["content"][1] == image("a"), "the client's own messages are not touched"
+
+
 def test_status_text_and_members_are_kept() -> None:
     said = {"message": "The model `x` does not exist.", "type": "NotFoundError", "param": "model", "code": 404}
     error = translated(404, json.dumps({"error": said}).encode(), None)
