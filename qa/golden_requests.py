@@ -174,9 +174,9 @@ CASES: Final[tuple[Case, ...]] = (
         [user(), calls(call(A, "read"), call(A, "list")), result(A, "first"), result(A, "second")],
         [
             user(),
-            calls(call(A, "read"), call(hashed(A + "+"), "list")),
+            calls(call(A, "read"), call(hashed(A + "+1"), "list")),
             result(A, "first"),
-            result(hashed(A + "+"), "second"),
+            result(hashed(A + "+1"), "second"),
         ],
         "tool_call_id_repeated",
     ),
@@ -199,6 +199,23 @@ CASES: Final[tuple[Case, ...]] = (
         "a result whose call was compacted away",
         [user("summary"), result("gone", "the file", name="read"), user("go on")],
         [user("summary\n\n[result of read, whose call is not part of this turn]\nthe file\n\ngo on")],
+        "result_as_text",
+    ),
+    _conversation(
+        "F17-late",
+        "a result that comes an exchange too late",
+        [user(), calls(call(A)), user("no, b"), calls(call(B)), result(A, "of a")],
+        [
+            user(),
+            calls(call(A)),
+            result(A, NO_RESULT),
+            BRIDGE,
+            user("no, b"),
+            calls(call(B)),
+            result(B, NO_RESULT),
+            BRIDGE,
+            user("[result, whose call is not part of this turn]\nof a"),
+        ],
         "result_as_text",
     ),
     Case(
@@ -286,6 +303,13 @@ CASES: Final[tuple[Case, ...]] = (
         [user(), said("yes", refusal=None), user()],
         [user(), said("yes"), user()],
         "key_dropped",
+    ),
+    _conversation(
+        "F28-text",
+        "a refusal in words is what the model said",
+        [user(), said(None, refusal="I cannot."), user()],
+        [user(), said("I cannot."), user()],
+        "part_flattened",
     ),
     _conversation(
         "F29",
@@ -456,6 +480,13 @@ CASES: Final[tuple[Case, ...]] = (
             ]
         },
         "tool_dropped",
+        "tool_flattened",
+    ),
+    _tools(
+        "F53-anthropic",
+        "an Anthropic tool with its explicit type",
+        {"tools": [{"type": "custom", "name": "read", "description": "d", "input_schema": {"type": "object"}}]},
+        {"tools": [tool("read", {"type": "object"})]},
         "tool_flattened",
     ),
     _tools(

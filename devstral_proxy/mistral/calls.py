@@ -8,6 +8,8 @@ here looks past the next assistant turn: what was once sent to the model stays a
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import orjson
@@ -62,7 +64,7 @@ class CallTranslator:
         self.log = log
         self.count = 0
 
-    def translate(self, given: Any, where: str, taken: set[str]) -> tuple[list[dict[str, Any]], list[Call]]:
+    def translate(self, given: Any, where: str, taken: dict[str, int]) -> tuple[list[dict[str, Any]], list[Call]]:
         """The `tool_calls` of one message in Mistral's form, the given list where nothing changed, and their records.
 
         `taken` holds the ids of the same exchange: an id that repeats there is renamed by its occurrence (F15).
@@ -80,7 +82,7 @@ class CallTranslator:
             records.append(record)
         return (calls if changed else given), records
 
-    def _one(self, call: Any, where: str, taken: set[str]) -> tuple[dict[str, Any], Call]:
+    def _one(self, call: Any, where: str, taken: dict[str, int]) -> tuple[dict[str, Any], Call]:
         if not isinstance(call, dict):
             raise BadRequest("A tool call must be an object.", param=where)
         self.count += 1
@@ -94,13 +96,13 @@ class CallTranslator:
             and call.keys() == _CALL_KEYS
         ):
             return call, record
-        if not call.keys() <= _CALL_KEYS:
+        if not call.keys() <= _CALL_KEYS | {"custom"}:
             self.log.add("key_dropped", where)  # F01: the streamed `index`, and what SDKs add
-        elif call.get("type") != "function":
+        if call.get("type") != "function" and "custom" not in call:
             self.log.add("call_completed", where)
         return {"id": mapped, "type": "function", "function": function}, record
 
-    def _id(self, call: dict[str, Any], where: str, taken: set[str]) -> tuple[str | None, str]:
+    def _id(self, call: dict[str, Any], where: str, taken: dict[str, int]) -> tuple[str | None, str]:
         given = call.get("id")
         if not isinstance(given, str) or given in _NO_IDS:
             self.log.add("tool_call_id", where + ".id")
@@ -109,11 +111,15 @@ class CallTranslator:
             mapped = tool_ids.mapped(given)
             if mapped != given:
                 self.log.add("tool_call_id", where + ".id")
-        if mapped in taken:
+        uses = taken.get(mapped, 0)
+        taken[mapped] = uses + 1
+        if uses:
             self.log.add("tool_call_id_repeated", where + ".id")
-            while mapped in taken:
-                mapped = tool_ids.hashed(mapped + "+")
-        taken.add(mapped)
+            renamed = tool_ids.hashed(f"{mapped}+{uses}")
+            while renamed in taken:
+                renamed = tool_ids.hashed(renamed)
+            mapped = renamed
+            taken[mapped] = 1
         return given, mapped
 
     def _function(self, call: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
@@ -143,11 +149,12 @@ class CallTranslator:
         return {"name": valid, "arguments": arguments}, name
 
 
-def pair(calls: list[Call], results: list[Result], log: RewriteLog) -> list[Result]:
+def pair(calls: list[Call], results: list[Result], earlier: set[str], log: RewriteLog) -> list[Result]:
     """Give each call its results; what no call claims is returned (F12, F14, F15).
 
     The rows are tried in turn, each over all results that are still free: the same id, the same id after somebody's
-    cut or hash, the tool's name, and the position where as many calls as results are left.
+    cut or hash, the tool's name, and the position where as many calls as results are left. A result that names a call
+    of an earlier exchange (`earlier`: their ids) has come too late, and belongs to none of these.
     """
     ids = [result.given for result in results]
     if None not in ids and ids == [call.given for call in calls]:
@@ -155,51 +162,79 @@ def pair(calls: list[Call], results: list[Result], log: RewriteLog) -> list[Resu
             call.results.append(result)
         return []
     free = _pair_by_id(calls, results, log)
-    if not free:
-        return []
-    for matches in (_same_tail, _same_name):
-        for result in list(free):
-            waiting = [call for call in calls if not call.results and matches(call, result)]
-            if len(waiting) == 1 or (waiting and matches is _same_tail):
-                log.add("result_paired", result.where)
-                waiting[0].results.append(result)
-                free.remove(result)
+    late = [result for result in free if result.given is not None and result.given in earlier]
+    free = [result for result in free if result.given is None or result.given not in earlier]
+    for keys_of_call, keys_of_result, unique in ((_tails, _tails_named, False), (_name, _name, True)):
+        if free:
+            free = _pair_by_key(calls, free, keys_of_call, keys_of_result, unique, log)
     waiting = [call for call in calls if not call.results]
     if free and (len(waiting) == len(free) or all(result.given is None for result in free)):
-        for call, result in zip(waiting, list(free), strict=False):
+        for call, result in zip(waiting, free, strict=False):
             log.add("result_paired", result.where)
             call.results.append(result)
-            free.remove(result)
-    return free
+        free = free[len(waiting) :]
+    return late + free
 
 
 def _pair_by_id(calls: list[Call], results: list[Result], log: RewriteLog) -> list[Result]:
-    by_id: dict[str, list[Call]] = {}
+    waiting: dict[str, deque[Call]] = {}
+    last: dict[str, Call] = {}
     for call in calls:
         if call.given is not None:
-            by_id.setdefault(call.given, []).append(call)
+            waiting.setdefault(call.given, deque()).append(call)
+            last[call.given] = call
     free = []
     for result in results:
-        same = by_id.get(result.given) if result.given is not None else None
-        if not same:
+        if result.given is None or result.given not in last:
             free.append(result)
-            continue
-        # ids that repeat are paired by position; a result too many belongs to the last of them
-        waiting = next((call for call in same if not call.results), None)
-        if waiting is None:
+        elif waiting[result.given]:  # ids that repeat are paired by position
+            waiting[result.given].popleft().results.append(result)
+        else:  # a result too many belongs to the last of them
             log.add("results_merged", result.where)
-        (waiting or same[-1]).results.append(result)
+            last[result.given].results.append(result)
     return free
 
 
-def _same_tail(call: Call, result: Result) -> bool:
-    ours, theirs = call.given, result.given
-    if theirs is None:
-        return False
-    if theirs == call.id:
-        return True
-    return ours is not None and len(min(ours, theirs, key=len)) >= tool_ids.LENGTH and ours[-9:] == theirs[-9:]
+def _pair_by_key(
+    calls: list[Call],
+    results: list[Result],
+    keys_of_call: Callable[[Any], Iterable[str]],
+    keys_of_result: Callable[[Any], Iterable[str]],
+    unique: bool,
+    log: RewriteLog,
+) -> list[Result]:
+    """Pair by a shared key, in order; `unique`: only where one call alone has it. Returns what stays free."""
+    waiting: dict[str, deque[Call]] = {}
+    for call in calls:
+        for key in keys_of_call(call) if not call.results else ():
+            waiting.setdefault(key, deque()).append(call)
+    free = []
+    for result in results:
+        found: Call | None = None
+        for key in keys_of_result(result):
+            line = waiting.get(key, deque())
+            while line and line[0].results:
+                line.popleft()
+            if line and not (unique and len(line) > 1):
+                found = line.popleft()
+                break
+        if found is None:
+            free.append(result)
+        else:
+            log.add("result_paired", result.where)
+            found.results.append(result)
+    return free
 
 
-def _same_name(call: Call, result: Result) -> bool:
-    return result.name is not None and result.name == call.name
+def _tails(call: Call) -> Iterable[str]:
+    tail = call.given[-tool_ids.LENGTH :] if call.given is not None and len(call.given) >= tool_ids.LENGTH else call.id
+    return (call.id,) if tail == call.id else (call.id, tail)
+
+
+def _tails_named(result: Result) -> Iterable[str]:
+    given = result.given
+    return () if given is None else (given,) if len(given) <= tool_ids.LENGTH else (given, given[-tool_ids.LENGTH :])
+
+
+def _name(either: Call | Result) -> Iterable[str]:
+    return () if either.name is None else (either.name,)

@@ -18,6 +18,14 @@ JOIN: Final = "\n\n"
 
 IMAGE_NOTE: Final = "[image omitted: it cannot be shown to this model here]"
 AUDIO_NOTE: Final = "[audio omitted: this model takes no audio]"
+VIDEO_NOTE: Final = "[video omitted: this model takes no video]"
+_SOUND_AND_VISION: Final[dict[Any, str]] = {
+    **dict.fromkeys(("input_audio", "audio", "audio_url"), AUDIO_NOTE),
+    **dict.fromkeys(("video", "video_url", "input_video"), VIDEO_NOTE),
+}
+# Parts whose text is all that they say; of others every member is kept.
+_WRAPPERS: Final = (None, "text", "input_text", "output_text", "summary_text", "refusal", "tool_result")
+_MARKINGS: Final = frozenset(("type", "cache_control", "annotations", "id", "index"))
 _TEXT_KEYS: Final = frozenset(("type", "text"))
 _IMAGE_KEYS: Final = frozenset(("type", "image_url"))
 _URL_KEYS: Final = frozenset(("url", "detail"))
@@ -92,8 +100,8 @@ def _translate(part: Any, allowed: Allowed, where: str, log: RewriteLog, out: li
         out.append({"type": "text", "text": part})
         return
     if not isinstance(part, dict):
+        log.add("part_flattened", where)
         if part is not None:
-            log.add("part_flattened", where)
             out.append({"type": "text", "text": _json(part)})
         return
     kind = part.get("type")
@@ -103,9 +111,9 @@ def _translate(part: Any, allowed: Allowed, where: str, log: RewriteLog, out: li
         _thinking(part, allowed, where, log, out)
     elif (image := _image_url(part)) is not None:
         _image(part, image, allowed, where, log, out)
-    elif kind in ("input_audio", "audio", "audio_url"):
+    elif kind in _SOUND_AND_VISION:
         log.add("attachment_omitted", where)
-        out.append({"type": "text", "text": AUDIO_NOTE})
+        out.append({"type": "text", "text": _SOUND_AND_VISION[kind]})
     elif kind in ("file", "input_file", "document"):
         _file(part, allowed, where, log, out)
     elif kind in ("image", "image_url", "input_image"):
@@ -118,6 +126,9 @@ def _translate(part: Any, allowed: Allowed, where: str, log: RewriteLog, out: li
 def _text(part: dict[str, Any], allowed: Allowed, where: str, log: RewriteLog, out: list[dict[str, Any]]) -> None:
     """Text in any wrapping: other names, extra keys, nested lists, or a part that nobody knows."""
     log.add("part_flattened", where)
+    if part.get("type") not in _WRAPPERS and len(part.keys() - _MARKINGS) > 1:
+        out.append({"type": "text", "text": _json({key: part[key] for key in part if key != "cache_control"})})
+        return
     for key in ("text", "refusal", "output_text", "content", "output", "value"):
         value = part.get(key)
         if isinstance(value, dict) and isinstance(value.get("value"), str):
@@ -182,11 +193,18 @@ def _image_url(part: dict[str, Any]) -> dict[str, Any] | None:
         if isinstance(source.get("data"), str):
             return {"url": f"data:{source.get('media_type') or 'image/png'};base64,{source['data']}"}
         return {"url": source["url"]} if isinstance(source.get("url"), str) else None
-    if kind == "image" and isinstance(part.get("data"), str):  # MCP's form
-        return {"url": f"data:{part.get('mimeType') or 'image/png'};base64,{part['data']}"}
-    if kind == "image" and isinstance(part.get("image"), str) and part["image"]:
+    if kind != "image":
+        return None
+    named = [part[key] for key in ("mimeType", "mime_type", "media_type") if isinstance(part.get(key), str)]
+    mime = named[0] if named else "image/png"
+    for key in ("data", "base64"):  # MCP's and LangChain's forms
+        if isinstance(part.get(key), str):
+            return {"url": f"data:{mime};base64,{part[key]}"}
+    if isinstance(part.get("url"), str) and part["url"]:
+        return {"url": part["url"]}
+    if isinstance(part.get("image"), str) and part["image"]:
         data = part["image"]
-        return {"url": data if data.startswith(("http://", "https://", "data:")) else f"data:image/png;base64,{data}"}
+        return {"url": data if data.startswith(("http://", "https://", "data:")) else f"data:{mime};base64,{data}"}
     return None
 
 
@@ -227,3 +245,34 @@ def _file(part: dict[str, Any], allowed: Allowed, where: str, log: RewriteLog, o
 
 def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
+
+
+def says_anything(content: Any) -> bool:
+    """Whether content, in Mistral's form, holds anything that a tokenizer would write."""
+    if isinstance(content, list):
+        return any(part["type"] != "text" or part["text"] for part in content)
+    return bool(content)
+
+
+def joined(contents: list[Any]) -> Any:
+    """Contents as mistral-common joins those of neighbours: texts with an empty line between."""
+    said = [content for content in contents if content]
+    if all(isinstance(content, str) for content in said):
+        return JOIN.join(said)
+    if len(said) == 1:
+        return said[0]
+    parts: list[dict[str, Any]] = []
+    texts: list[str] = []  # of one text part that goes on from message to message
+    for content in said:
+        given = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for place, part in enumerate(given):
+            if texts and (place or part["type"] != "text"):
+                parts.append({"type": "text", "text": JOIN.join(texts)})
+                texts = []
+            if part["type"] == "text":
+                texts.append(part["text"])
+            else:
+                parts.append(part)
+    if texts:
+        parts.append({"type": "text", "text": JOIN.join(texts)})
+    return parts

@@ -73,7 +73,9 @@ def _logit_bias(field: str, value: Any) -> Any:
     if not isinstance(value, dict):
         raise BadRequest("'logit_bias' must be an object.", param=field)
     for token, bias in value.items():
-        _number(-100, 100)(f"{field}.{token}" if token.isdecimal() else field, bias)
+        if not token.isdecimal():
+            raise BadRequest("'logit_bias' maps token ids to numbers.", param=field)
+        _number(-100, 100)(f"{field}.{token}", bias)
     return value
 
 
@@ -86,6 +88,8 @@ def _response_format(field: str, value: Any) -> Any:
         schema = value.get("json_schema")
         if not isinstance(schema, dict):
             raise BadRequest("'response_format.json_schema' must be an object.", param=field + ".json_schema")
+        if not isinstance(schema.get("name"), str) or not schema["name"]:
+            raise BadRequest("A response format needs a name.", param=field + ".json_schema.name")
         if not isinstance(schema.get("schema", {}), dict):
             raise BadRequest("The schema must be an object.", param=field + ".json_schema.schema")
     return value

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from devstral_proxy.mistral.json_text import completed_object, dump, load_lenient
+from devstral_proxy.mistral.json_text import completed_object, dump, is_deep, load_lenient
 
 WRAPPED: Final = "input"
 """The member that holds arguments which are no object."""
@@ -27,6 +27,8 @@ def history_arguments(given: Any) -> tuple[str, str | None]:
         except orjson.JSONDecodeError:
             return _damaged(given)
         if isinstance(value, dict):
+            if is_deep(given):
+                return _wrapped(given), "arguments_wrapped"
             return given, None
         if isinstance(value, str):  # encoded twice
             inner, rewrite = history_arguments(value)
@@ -36,7 +38,7 @@ def history_arguments(given: Any) -> tuple[str, str | None]:
     if given is None:
         return "{}", "arguments_filled"
     if isinstance(given, dict):
-        return orjson.dumps(given).decode(), "arguments_serialized"
+        return _dumped(given), "arguments_serialized"
     return _wrapped(given), "arguments_wrapped"
 
 
@@ -44,13 +46,20 @@ def _damaged(text: str) -> tuple[str, str | None]:
     if not text.strip():
         return "{}", "arguments_filled"
     value = load_lenient(text)  # takes what orjson does not: NaN, raw line ends in strings, lone surrogates
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not is_deep(text):
         return dump(value), "arguments_repaired"
     completed = completed_object(text)
-    if completed is not None:
+    if completed is not None and not is_deep(completed):
         return completed, "arguments_repaired"
     return _wrapped(text), "arguments_wrapped"
 
 
 def _wrapped(value: Any) -> str:
-    return orjson.dumps({WRAPPED: value}).decode()
+    return _dumped({WRAPPED: value})
+
+
+def _dumped(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # lone surrogates, or deep nesting; the latter fails here too
+        return dump(value)

@@ -12,16 +12,49 @@ _LITERALS: Final = ("true", "false", "null")
 _CLOSER: Final = {"{": "}", "[": "]"}
 
 
+MAX_DEPTH: Final = 200
+"""Levels of nesting that every server's parser survives (vLLM 0.32.0 fails from 990 on, orjson writes 254)."""
+
+
+_DEPTH_NAMED: Final = 4
+"""Levels that a path names: further down it would only repeat itself."""
+
+
+def _finite(number: str) -> float | str:
+    value = float(number)
+    return value if value - value == 0 else number
+
+
+# NaN and numbers without bounds are no JSON: they are kept as text.
+_DECODER: Final = json.JSONDecoder(strict=False, parse_constant=str, parse_float=_finite)
+
+
+def is_deep(text: str) -> bool:
+    """Whether JSON text is nested over MAX_DEPTH levels; brackets inside strings are not looked at twice."""
+    if text.count("{") + text.count("[") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for match in _PIECE.finditer(text):
+        piece = match.group()
+        if piece in ("{", "["):
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif piece in ("}", "]"):
+            depth -= 1
+    return False
+
+
 def load_lenient(text: str) -> Any:
     """What Python's own json makes of it, raw control characters in strings taken too; None where it is no JSON."""
     try:
-        return json.loads(text, strict=False)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
 
 
 def dump(value: Any) -> str:
-    """JSON text that any pieceizer can encode: lone surrogates become '?'."""
+    """JSON text that any tokenizer can encode: lone surrogates become '?'."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
@@ -33,7 +66,7 @@ def completed_object(text: str) -> str | None:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        value, end = json.JSONDecoder(strict=False).raw_decode(text.lstrip())
+        value, end = _DECODER.raw_decode(text.lstrip())
     except (ValueError, RecursionError):
         pass
     else:
@@ -89,3 +122,26 @@ def _close(text: str) -> str | None:
 
 def _closers(stack: list[str]) -> str:
     return "".join(_CLOSER[opened] for opened in reversed(stack))
+
+
+def deep_path(value: Any) -> str | None:
+    """The path of the first member that is nested over MAX_DEPTH levels (cut short), or None. No recursion."""
+    stack: list[tuple[Any, int, str]] = [(value, 0, "")]
+    while stack:
+        here, depth, path = stack.pop()
+        if depth > MAX_DEPTH:
+            return path
+        named = depth < _DEPTH_NAMED
+        if isinstance(here, dict):
+            stack += [
+                (inner, depth + 1, (f"{path}.{key}" if path else str(key)) if named else path)
+                for key, inner in here.items()
+                if isinstance(inner, (dict, list))
+            ]
+        elif isinstance(here, list):
+            stack += [
+                (inner, depth + 1, f"{path}[{place}]" if named else path)
+                for place, inner in enumerate(here)
+                if isinstance(inner, (dict, list))
+            ]
+    return None

@@ -17,7 +17,7 @@ import orjson
 
 from devstral_proxy.errors import BadRequest
 from devstral_proxy.mistral.calls import NO_RESULT, Call, CallTranslator, Result, pair
-from devstral_proxy.mistral.content import JOIN, Allowed, as_text, thinking_text, translate_parts
+from devstral_proxy.mistral.content import JOIN, Allowed, as_text, joined, says_anything, thinking_text, translate_parts
 from devstral_proxy.mistral.names import ToolNames, is_valid
 from devstral_proxy.mistral.profiles import ModelProfile
 from devstral_proxy.mistral.rewrites import RewriteLog
@@ -41,12 +41,21 @@ _READ_KEYS: Final = frozenset((*_ASSISTANT_KEYS, *_REASONING_KEYS))
 class _Turn:
     """One run of assistant messages: the one message that it comes to, its calls, and their ids."""
 
-    __slots__ = ("calls", "ids", "message")
+    __slots__ = ("calls", "ids", "messages")
 
     def __init__(self) -> None:
-        self.message: Message | None = None
+        self.messages: list[Message] = []
         self.calls: list[Call] = []
-        self.ids: set[str] = set()
+        self.ids: dict[str, int] = {}
+
+    def message(self) -> Message:
+        """The one message: a sole one is itself, neighbours are joined."""
+        if len(self.messages) == 1:
+            return self.messages[0]
+        merged: Message = {"role": "assistant", "content": joined([m.get("content") for m in self.messages])}
+        if self.calls:
+            merged["tool_calls"] = [call for m in self.messages for call in m.get("tool_calls", ())]
+        return merged
 
 
 class Conversation:
@@ -64,6 +73,8 @@ class Conversation:
         self._text_only = Allowed()
         self._out: list[Message] = []
         self._turn_ended = False  # an empty assistant message stood here
+        self._users: list[Any] = []  # contents of neighbouring user messages, the first of which is the last of _out
+        self._earlier: set[str] = set()  # ids of the calls of all exchanges so far
 
     def translate(self, messages: Any) -> list[Message]:
         """The messages in Mistral's form; messages that need no change are the client's own objects.
@@ -85,6 +96,7 @@ class Conversation:
         index = self._leading_systems(messages)
         while index < len(messages):
             index = self._exchange(messages, index)
+        self._join_users()
         return self._out
 
     # -- exchanges
@@ -109,7 +121,7 @@ class Conversation:
         while end < len(messages) and messages[end]["role"] == "assistant":
             self._assistant(messages[end], f"messages[{end}]", turn)
             end += 1
-        if end > start and turn.message is None:
+        if end > start and not turn.messages:
             self._turn_ended = True
         results: list[Result] = []
         after: list[tuple[int, Result | None]] = []
@@ -121,7 +133,9 @@ class Conversation:
                 after.append((end, None))
             end += 1
         calls = turn.calls
-        orphans = {id(result) for result in (pair(calls, results, self._log) if calls else results)}
+        free = pair(calls, results, self._earlier, self._log) if calls else results
+        orphans = {id(result) for result in free}
+        self._earlier.update(call.given for call in calls if call.given is not None)
         if len(calls) > 1 or orphans or len(after) > len(results):
             self._note_moves(calls, after)
         images = self._emit(turn)
@@ -138,10 +152,11 @@ class Conversation:
 
     def _emit(self, turn: _Turn) -> list[Message]:
         """The assistant message and the results of its calls; returns the images that came in results."""
-        message = turn.message
-        if message is None:
+        if not turn.messages:
             return []
-        if turn.calls and _says_anything(message.get("content")) and self._profile.tokenizer == "v3":
+        self._join_users()
+        message = turn.message()
+        if turn.calls and says_anything(message.get("content")) and self._profile.tokenizer == "v3":
             # v3 refuses text beside calls, and joins neighbours before it looks (F22)
             self._log.add("text_split")
             self._out.append({"role": "assistant", "content": message["content"]})
@@ -217,21 +232,26 @@ class Conversation:
         content = self._reasoning(message, content, where)
         given = message.get("tool_calls")
         legacy = message.get("function_call")
+        read = _READ_KEYS
         if not given and isinstance(legacy, dict):
+            read = _READ_KEYS | {"function_call"}
             self._log.add("legacy_function", where)
             given = [{"id": None, "type": "function", "function": legacy}]
         tool_calls, calls = self._calls.translate(given, where + ".tool_calls", turn.ids) if given else (None, [])
-        if not message.keys() <= _READ_KEYS and not (
-            isinstance(legacy, dict) and len(message.keys() - _READ_KEYS) == 1
-        ):
+        refusal = message.get("refusal")
+        if isinstance(refusal, str) and refusal and not says_anything(content):
+            self._log.add("part_flattened", where + ".refusal")  # what the model said instead of content
+            content = refusal
+            read = read | {"refusal"}
+        if not message.keys() <= read:
             self._log.add("key_dropped", where)
-        if not calls and not _says_anything(content):
+        if not calls and not says_anything(content):
             self._log.add("empty_dropped", where)  # F20
             return
         if content is None and "content" not in message:
             self._log.add("content_filled", where)  # F21
             content = ""
-        elif isinstance(message.get("content"), list) and not _says_anything(content):
+        elif isinstance(message.get("content"), list) and not says_anything(content):
             self._log.add("content_filled", where)  # F32
             content = ""
         new: Message = {"role": "assistant", "content": content}
@@ -245,17 +265,11 @@ class Conversation:
 
     def _join(self, turn: _Turn, message: Message, calls: list[Call], where: str) -> None:
         """Neighbours are one message (F19): mistral-common joins them too, once results stand between their calls."""
-        last = turn.message
-        if last is None:
-            turn.message = message
-        else:
+        if turn.messages:
             self._log.add("messages_merged", where)
             if turn.calls and message.get("content"):
                 self._log.add("text_before_calls", where)
-            merged = {"role": "assistant", "content": _joined(last.get("content"), message.get("content"))}
-            if turn.calls or calls:
-                merged["tool_calls"] = [*last.get("tool_calls", ()), *message.get("tool_calls", ())]
-            turn.message = merged
+        turn.messages.append(message)
         turn.calls += calls
 
     def _reasoning(self, message: Message, content: Any, where: str) -> Any:
@@ -263,7 +277,8 @@ class Conversation:
         found = [key for key in _REASONING_KEYS if key in message]
         if not found:
             return content
-        text = next((text for key in found if (text := thinking_text(message[key]))), "")
+        texts = list(dict.fromkeys(text for key in found if (text := thinking_text(message[key]))))
+        text = texts[0] if texts else ""
         if not text or not self._thinks:
             self._log.add("reasoning_dropped" if text else "key_dropped", where)
             return content
@@ -271,6 +286,8 @@ class Conversation:
         if any(part["type"] == "thinking" for part in parts):
             self._log.add("reasoning_dropped", where)  # the same thought twice
             return content
+        if len(texts) > 1:
+            self._log.add("reasoning_dropped", where)  # two fields that differ: vLLM would refuse them
         self._log.add("reasoning_converted", where)
         return [{"type": "thinking", "thinking": text}, *parts]
 
@@ -340,36 +357,20 @@ class Conversation:
         """Append a user message: merged with one before it, bridged after a result or an ended turn."""
         out = self._out
         last = out[-1]["role"] if out else None
-        if last == "tool" and not self._profile.user_after_tool:
+        if last == "user" and not self._turn_ended:
+            self._log.add("messages_merged")
+            self._users.append(message["content"])
+            return
+        self._join_users()
+        if last == "user" or (last == "tool" and not self._profile.user_after_tool):
             self._log.add("bridge_added")
             out.append({"role": "assistant", "content": BRIDGE})
-        elif last == "user":
-            if self._turn_ended:
-                self._log.add("bridge_added")
-                out.append({"role": "assistant", "content": BRIDGE})
-            else:
-                self._log.add("messages_merged")
-                out[-1] = {"role": "user", "content": _joined(out[-1]["content"], message["content"])}
-                return
         self._turn_ended = False
+        self._users.append(message["content"])
         out.append(message)
 
-
-def _says_anything(content: Any) -> bool:
-    if isinstance(content, list):
-        return any(part["type"] != "text" or part["text"] for part in content)
-    return bool(content)
-
-
-def _joined(a: Any, b: Any) -> Any:
-    """Two contents as mistral-common joins those of neighbours: texts with an empty line between."""
-    if not a or not b:
-        return b or a
-    if isinstance(a, str) and isinstance(b, str):
-        return a + JOIN + b
-    left: list[dict[str, Any]] = [{"type": "text", "text": a}] if isinstance(a, str) else list(a)
-    right: list[dict[str, Any]] = [{"type": "text", "text": b}] if isinstance(b, str) else list(b)
-    if left[-1]["type"] == "text" and right[0]["type"] == "text":
-        left[-1] = {"type": "text", "text": left[-1]["text"] + JOIN + right[0]["text"]}
-        right = right[1:]
-    return left + right
+    def _join_users(self) -> None:
+        """Make one message of the neighbouring user messages that were held."""
+        if len(self._users) > 1:
+            self._out[-1] = {"role": "user", "content": joined(self._users)}
+        self._users = []

@@ -9,6 +9,7 @@ Tokenizer versions, temperatures: the model cards and `tekken.json` / `tokenizer
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -125,6 +126,10 @@ class Profiles:
         for name, entry in (overrides or {}).items():
             if not isinstance(entry, Mapping):
                 raise ValueError(f"{name}: must be an object of profile fields")
+            if not _spelling(name):
+                raise ValueError(f"{name!r}: a profile needs a name")
+            if _spelling(name) in self._own:
+                raise ValueError(f"{name}: the same name is there in another spelling")
             self._own[_spelling(name)] = _override(name, _built_in(name) or STRICTEST, entry)
 
     def find(self, model: str, root: str | None = None) -> ModelProfile:
@@ -136,6 +141,8 @@ class Profiles:
         key = (model, root)
         found = self._found.get(key)
         if found is None:
+            if len(model) > _LONGEST_NAME:  # no name that anybody serves; the patterns are not made for it
+                return self._own.get("strictest", STRICTEST)
             found = (
                 self._search(model) or (self._search(root) if root else None) or self._own.get("strictest", STRICTEST)
             )
@@ -152,6 +159,7 @@ class Profiles:
 
 
 _MOST_REMEMBERED: Final = 256
+_LONGEST_NAME: Final = 512
 
 
 def _spelling(name: str) -> str:
@@ -184,7 +192,7 @@ def _override(name: str, base: ModelProfile, entry: Mapping[str, Any]) -> ModelP
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _one_of(*values: str) -> Callable[[Any], str | None]:
@@ -204,9 +212,26 @@ def _positive(whole: bool, optional: bool) -> Callable[[Any], str | None]:
     return check
 
 
+# What vLLM takes of each sampling field.
+_RANGES: Final[dict[Any, tuple[float, float]]] = {
+    "temperature": (0, 2),
+    "top_p": (1e-6, 1),
+    "min_p": (0, 1),
+    "top_k": (-1, 1_000_000),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repetition_penalty": (0.01, 10),
+}
+
+
 def _sampling(value: Any) -> str | None:
-    if isinstance(value, Mapping) and all(isinstance(k, str) and _is_number(v) for k, v in value.items()):
+    if isinstance(value, Mapping) and all(
+        key in _RANGES and _is_number(number) and _RANGES[key][0] <= number <= _RANGES[key][1]
+        for key, number in value.items()
+    ):
         return None
+    if isinstance(value, Mapping) and all(map(_is_number, value.values())):
+        return "takes " + ", ".join(f"{key} {low:g} to {high:g}" for key, (low, high) in _RANGES.items())
     return 'must be an object of numbers, as in {"temperature": 0.15}'
 
 

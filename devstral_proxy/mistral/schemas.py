@@ -11,15 +11,22 @@ model still reads it.
 
 from __future__ import annotations
 
+import functools
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import unquote
 
 from devstral_proxy.errors import BadRequest
 
 MAX_DEPTH: Final = 48
 """Levels of nesting that mistral-common's own check survives (it recurses through some ten frames a level)."""
 
+MAX_PATTERN: Final = 1000
+"""Longer regular expressions are not compiled, which takes time that grows with them, but kept under another key."""
+
+_INDEX = re.compile(r"[0-9]{1,9}").fullmatch
 _BAD: Final = object()
 _DROP: Final = object()
 
@@ -66,7 +73,7 @@ class _Walk:
 
     def count(self, value: Any, depth: int) -> Any:
         number = self.number(value, depth)
-        if number is _BAD or number < 0 or number != int(number):
+        if number is _BAD or not 0 <= number < 2**63 or number != int(number):
             return _BAD
         return number if number is value else int(number)
 
@@ -76,6 +83,8 @@ class _Walk:
         return value if isinstance(value, bool) else _BAD
 
     def array(self, value: Any, depth: int) -> Any:
+        if value is None:
+            return _BAD
         return value if isinstance(value, list) else [value]
 
     def type(self, value: Any, depth: int) -> Any:
@@ -152,11 +161,11 @@ class _Walk:
         if not reference.startswith("#/"):
             return False
         here: Any = self.root
-        for part in reference[2:].split("/"):
+        for part in unquote(reference[2:]).split("/"):
             key = part.replace("~1", "/").replace("~0", "~")
             if isinstance(here, dict) and key in here:
                 here = here[key]
-            elif isinstance(here, list) and key.isdecimal() and int(key) < len(here):
+            elif isinstance(here, list) and _INDEX(key) and int(key) < len(here):
                 here = here[int(key)]
             else:
                 return False
@@ -275,9 +284,14 @@ def _kept(old: list[Any], new: list[Any]) -> list[Any]:
     return old if all(a is b for a, b in zip(old, new, strict=True)) else new
 
 
+@functools.lru_cache(maxsize=512)
 def _compiles(pattern: str) -> bool:
+    if len(pattern) > MAX_PATTERN:
+        return False
     try:
-        re.compile(pattern)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a client's pattern: nobody here could mend it
+            re.compile(pattern)
     except (re.error, RecursionError, OverflowError):
         return False
     return True
@@ -291,7 +305,7 @@ def _parsed_number(value: Any) -> Any:
             number = parse(value)
         except ValueError:
             continue
-        return number if number - number == 0 else _BAD  # inf and nan are no JSON
+        return number if -(2**63) <= number < 2**63 else _BAD  # what JSON can carry on; nan compares false
     return _BAD
 
 

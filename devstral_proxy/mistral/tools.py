@@ -72,15 +72,15 @@ class ToolSet:
                 self._function({}, tool, where, prefix)
             else:
                 raise BadRequest("A tool of type 'function' needs 'function'.", param=where + ".function")
+        elif isinstance(tool.get("name"), str) and isinstance(tool.get("input_schema"), dict):
+            self.log.add("tool_flattened", where)  # Anthropic's form; its own tools have the type `custom`, or none
+            self._function({}, {**tool, "parameters": tool["input_schema"]}, where, prefix)
         elif kind == "custom" and isinstance(tool.get("custom", tool), dict) and tool.get("custom", tool).get("name"):
             self._custom(tool.get("custom", tool), where, prefix)
         elif kind == "namespace" and isinstance(tool.get("tools"), list) and isinstance(tool.get("name"), str):
             self.log.add("tool_flattened", where)
             for index, inner in enumerate(tool["tools"]):
                 self._add(inner, f"{where}.tools[{index}]", f"{prefix}{tool['name']}__")
-        elif isinstance(tool.get("name"), str) and isinstance(tool.get("input_schema"), dict):
-            self.log.add("tool_flattened", where)  # Anthropic's form
-            self._function({}, {**tool, "parameters": tool["input_schema"]}, where, prefix)
         elif isinstance(kind, str):
             self.log.add("tool_dropped", where)
         else:
@@ -134,6 +134,7 @@ class ToolSet:
         if isinstance(given, str):  # some clients send the schema as text
             try:
                 given = orjson.loads(given)
+                self.log.add("schema", where)
             except orjson.JSONDecodeError:
                 given = None
         if not isinstance(given, dict):
@@ -146,13 +147,12 @@ class ToolSet:
         return schema
 
 
-def tool_choice(choice: Any, tools: ToolSet, required: str, log: RewriteLog) -> Any:
+def tool_choice(choice: Any, tools: ToolSet, required: str, log: RewriteLog, where: str = "tool_choice") -> Any:
     """`tool_choice` as vLLM takes it: "auto", "none", `required`, or the OpenAI object naming a function.
 
     `required` is the word that the upstream has for it (F40). Raises BadRequest for a choice that is no choice, or that
     names a function which is not among the tools.
     """
-    where = "tool_choice"
     if isinstance(choice, str):
         if choice in ("auto", "none"):
             return choice
@@ -160,9 +160,9 @@ def tool_choice(choice: Any, tools: ToolSet, required: str, log: RewriteLog) -> 
             if choice != required:
                 log.add("tool_choice", where)
             return required
-        raise BadRequest("'tool_choice' must be 'none', 'auto', 'required' or name a function.", param=where)
+        raise BadRequest(f"'{where}' must be 'none', 'auto', 'required' or name a function.", param=where)
     if not isinstance(choice, dict):
-        raise BadRequest("'tool_choice' must be a string or an object.", param=where)
+        raise BadRequest(f"'{where}' must be a string or an object.", param=where)
     kind = choice.get("type")
     if kind in ("auto", "none", "any", "required"):  # Anthropic's form
         log.add("tool_choice", where)
@@ -173,13 +173,14 @@ def tool_choice(choice: Any, tools: ToolSet, required: str, log: RewriteLog) -> 
         allowed = choice.get("allowed_tools", choice)
         mode = allowed.get("mode") if isinstance(allowed, dict) else None
         return required if mode == "required" else "auto"
+    name_where = where + (".function.name" if where == "tool_choice" else ".name")
     inner = choice.get(kind) if kind in ("function", "custom") else None
     name = inner.get("name") if isinstance(inner, dict) else choice.get("name")
     if not isinstance(name, str):
-        raise BadRequest("'tool_choice' names no function.", param=where + ".function.name")
+        raise BadRequest(f"'{where}' names no function.", param=name_where)
     valid = tools.own.get(name, name)
     if valid not in tools.schemas:
-        raise BadRequest("'tool_choice' names a function that is not in 'tools'.", param=where + ".function.name")
+        raise BadRequest(f"'{where}' names a function that is not there.", param=name_where)
     named = {"type": "function", "function": {"name": valid}}
     if named == choice:
         return choice

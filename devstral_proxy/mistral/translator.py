@@ -9,6 +9,7 @@ from devstral_proxy.mistral import refusals
 from devstral_proxy.mistral.content import keep_last_images
 from devstral_proxy.mistral.context import AnswerContext
 from devstral_proxy.mistral.fields import translate_fields
+from devstral_proxy.mistral.json_text import MAX_DEPTH, deep_path
 from devstral_proxy.mistral.messages import Conversation, Message
 from devstral_proxy.mistral.names import ToolNames
 from devstral_proxy.mistral.profiles import ModelProfile
@@ -49,8 +50,11 @@ class Translator:
         """
         try:
             return self._request(body)
-        except RecursionError:
-            raise BadRequest("The request is nested too deeply.") from None
+        except (RecursionError, TypeError):
+            path = deep_path(body)
+            if path is None:
+                raise
+            raise BadRequest(f"The request is nested over {MAX_DEPTH} levels deep.", param=path) from None
 
     def _request(self, given: dict[str, Any]) -> dict[str, Any]:
         log = self.rewrites
@@ -104,6 +108,10 @@ class Translator:
                 log.add("tools_omitted", "tools")
         elif "tools" in given:
             log.add("null_dropped", "tools")
+        where = "function_call" if self.legacy else "tool_choice"
+        for key in ("functions", "function_call"):
+            if key in given and not self.legacy:
+                log.add("field_dropped", key)
         if choice is None:
             if "tool_choice" in given:
                 log.add("null_dropped", "tool_choice")
@@ -111,7 +119,7 @@ class Translator:
         if not tools.tools:
             log.add("tool_choice_omitted", "tool_choice")
             return tools, None
-        return tools, tool_choice(choice, tools, self.profile.required, log)
+        return tools, tool_choice(choice, tools, self.profile.required, log, where)
 
     def _first_user(self, messages: list[Message], has_tools: bool) -> None:
         """An empty user message where one has to be.

@@ -11,7 +11,8 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from devstral_proxy.dialects.chat import ChatAnswer, ask_again, error_events
-from devstral_proxy.errors import ProxyError, UpstreamRefused, UpstreamUnavailable
+from devstral_proxy.errors import BadRequest, ProxyError, UpstreamRefused, UpstreamUnavailable
+from devstral_proxy.mistral.json_text import MAX_DEPTH, deep_path
 from devstral_proxy.mistral.profiles import ModelProfile
 from devstral_proxy.mistral.token_watch import AnswerLost
 from devstral_proxy.mistral.translator import Translator
@@ -83,6 +84,17 @@ class ChatCompletions:
         return translator, profile
 
 
+def _dumped(upstream: dict[str, Any]) -> bytes:
+    """The request's JSON. Raises BadRequest for what orjson reads and cannot write: very deep nesting."""
+    try:
+        return orjson.dumps(upstream)
+    except TypeError:
+        path = deep_path(upstream)
+        if path is None:
+            raise
+        raise BadRequest(f"The request is nested over {MAX_DEPTH} levels deep.", param=path) from None
+
+
 async def _check(upstream: dict[str, Any], profile: ModelProfile) -> None:
     from devstral_proxy.validation import check  # mistral-common is loaded only for those who ask for it
 
@@ -143,9 +155,7 @@ class _Turn:
         streamed = bool(upstream.get("stream"))
         self.limits.first_byte = settings.first_byte_timeout if streamed else None
         self.limits.idle = settings.idle_timeout if streamed else None
-        open_ = partial(
-            self._services.client.open, "POST", PATH, orjson.dumps(upstream), first_byte=self.limits.request
-        )
+        open_ = partial(self._services.client.open, "POST", PATH, _dumped(upstream), first_byte=self.limits.request)
         async with Feed(open_) as feed:
             reader = Reader(feed, self.limits, self._sink)
             head = await reader.head()

@@ -74,7 +74,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"response_format": "json"}, "response_format.type"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"schema": []}}}, "response_format.json_schema.schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}, "response_format.json_schema.name"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}},
+        "response_format.json_schema.schema",
+    ),
+    ({"functions": [{"name": "a"}], "function_call": 5}, "function_call"),
+    ({"functions": [{"name": "a"}], "function_call": {"name": "b"}}, "function_call.name"),
+    ({"logit_bias": {"abc": 1}}, "logit_bias"),
     ({"reasoning_effort": 5}, "reasoning_effort"),
     ({"tools": "x"}, "tools"),
     ({"tools": ["x"]}, "tools[0]"),
@@ -169,9 +176,32 @@ def test_parallel_calls_are_limited_by_client_and_profile() -> None:
         assert translator.context.max_calls == most
 
 
-def test_a_request_that_is_nested_too_deeply_is_refused() -> None:
-    part: Any = "x"
-    for _ in range(3000):
-        part = [{"type": "tool_result", "content": part}]
-    with pytest.raises(BadRequest):
-        Translator(ModelProfile("m")).request(body({"messages": [{"role": "user", "content": part}]}))
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [{"role": "user", "content": [{"type": "odd", "data": nested(300)}]}]}, "messages[0].content[0]"),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "tool_calls": [{"id": "1", "function": {"name": "a", "arguments": nested(5000)}}],
+                    }
+                ]
+            },
+            "messages[0].tool_calls[0]",
+        ),
+        ({"messages": [{"role": "tool", "tool_call_id": "1", "content": nested(300)}]}, "messages[0].content.a"),
+    ],
+)
+def test_what_is_nested_too_deeply_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        Translator(ModelProfile("m")).request(body(fields))
+    assert refusal.value.param == param

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +46,7 @@ def test_long_names_that_differ_at_the_end_stay_different() -> None:
     assert names.mapped("a" * 80 + "x") != names.mapped("a" * 80 + "y")
 
 
+DEEP = '{"a":' * 300 + "1" + "}" * 300
 # (arguments as the history has them, as they are sent, the rewrite)
 ARGUMENTS: list[tuple[Any, str, str | None]] = [
     ('{"a": 1}', '{"a": 1}', None),
@@ -64,6 +66,13 @@ ARGUMENTS: list[tuple[Any, str, str | None]] = [
     ("null", '{"input":null}', "arguments_wrapped"),
     ("ls -la", '{"input":"ls -la"}', "arguments_wrapped"),
     (["a"], '{"input":["a"]}', "arguments_wrapped"),
+    ('{"a": NaN, "b": 1e999}', '{"a": "NaN", "b": "1e999"}', "arguments_repaired"),
+    ("\ud83d", '{"input": "?"}', "arguments_wrapped"),
+    (
+        '{"a":' * 300 + "1" + "}" * 300,
+        orjson.dumps({"input": '{"a":' * 300 + "1" + "}" * 300}).decode(),
+        "arguments_wrapped",
+    ),
 ]
 
 
@@ -136,6 +145,12 @@ PARTS: list[tuple[Any, list[dict[str, Any]]]] = [
      [{"type": "text", "text": "[audio omitted: this model takes no audio]"}]),
     ({"type": "file", "file": {"filename": "a.pdf", "file_data": "AAAA"}},
      [{"type": "text", "text": "[file a.pdf omitted: this model takes no files]"}]),
+    ({"type": "image", "base64": "AAAA", "mime_type": "image/png"}, [IMAGE]),
+    ({"type": "image", "url": URL}, [IMAGE]),
+    ({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
+     [{"type": "text", "text": "[video omitted: this model takes no video]"}]),
+    ({"type": "search_result", "title": "T", "content": "c"},
+     [{"type": "text", "text": '{"type":"search_result","title":"T","content":"c"}'}]),
     ({"type": "document", "title": "a.txt", "source": {"type": "text", "data": "t"}},
      [{"type": "text", "text": "[file a.txt]\nt"}]),
 ]  # fmt: skip
@@ -145,7 +160,7 @@ PARTS: list[tuple[Any, list[dict[str, Any]]]] = [
 def test_content_parts(part: Any, sent: list[dict[str, Any]]) -> None:
     log = RewriteLog()
     assert translate_parts([part], Allowed(images=True), "c", log).parts == sent
-    assert bool(log) == (sent != [part] and part is not None)
+    assert bool(log) == (sent != [part])
 
 
 def test_a_rewrite_without_a_name_is_a_defect() -> None:

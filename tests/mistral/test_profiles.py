@@ -107,6 +107,11 @@ def test_reasoning_needs_tokens_for_it() -> None:
         ({"a": {"timeout": "1s"}}, "a.timeout: must be a number above 0 or null"),
         ({"a": {"sampling": {"temperature": "hot"}}}, "a.sampling: must be an object of numbers"),
         ({"a": {"tokenizer": "v7", "reasoning": True}}, "a.reasoning: tokenizer v7 has no tokens"),
+        ({"a": {"sampling": {"temperature": 99}}}, "a.sampling: takes temperature 0 to 2"),
+        ({"a": {"sampling": {"messages": 1}}}, "a.sampling: takes temperature 0 to 2"),
+        ({"a": {"timeout": float("inf")}}, "a.timeout: must be a number above 0 or null"),
+        ({"a.b": {}, "A-B": {}}, "A-B: the same name is there in another spelling"),
+        ({"": {}}, "'': a profile needs a name"),
         ({"a": "v11"}, "a: must be an object of profile fields"),
     ],
 )

@@ -37,6 +37,13 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"items": [{"type": "Str"}, None]}, {"items": [{"type": "string"}, {}]}),
     ({"anyOf": []}, {"x-anyOf": []}),
     ({"enum": "x"}, {"enum": ["x"]}),
+    ({"enum": None, "examples": None}, {}),
+    (
+        {"maximum": "18446744073709551616", "maxLength": "1e300"},
+        {"x-maximum": "18446744073709551616", "x-maxLength": "1e300"},
+    ),
+    ({"$ref": "#/anyOf/" + "9" * 5000, "anyOf": [{}]}, {"x-ref": "#/anyOf/" + "9" * 5000, "anyOf": [{}]}),
+    ({"pattern": "a" * 2000}, {"x-pattern": "a" * 2000}),
     ({"maxLength": "5", "minItems": -1}, {"maxLength": 5, "x-minItems": -1}),
     ({"multipleOf": 0}, {"x-multipleOf": 0}),
     ({"uniqueItems": "true"}, {"uniqueItems": True}),
@@ -52,6 +59,7 @@ KEPT: list[dict[str, Any]] = [
     {"anyOf": [{"type": "string"}, {"type": "null"}], "format": "uri", "nullable": True},
     {"prefixItems": [{"type": "string"}], "unevaluatedProperties": False, "dependentRequired": {"a": ["b"]}},
     {"$ref": "#"},
+    {"$ref": "#/definitions/Record%3Cstring%3E", "definitions": {"Record<string>": {}}},
     {"properties": {"type": {"type": "string"}, "required": {"type": "boolean"}, "items": {"items": True}}},
 ]
 

@@ -20,8 +20,8 @@ REORDERING = {"result_moved", "results_merged", "text_before_calls", "image_move
 
 
 def _profile(version: TokenizerVersion, images: bool, reasoning: bool) -> ModelProfile:
-    sees, thinks = version not in ("v3", "v7"), version in ("v13", "v15")
-    return ModelProfile("drawn", version, images=images and sees, reasoning=reasoning and thinks)
+    thinks = version in ("v13", "v15")
+    return ModelProfile("drawn", version, images=images, reasoning=reasoning and thinks)
 
 
 profiles = st.builds(_profile, st.sampled_from(VERSIONS), st.booleans(), st.booleans())
