@@ -28,6 +28,9 @@ TOOLS: dict[str, dict[str, Any]] = {
     "write_file": schema({"path": STRING, "content": STRING}, ["path", "content"]),
     "list_files": schema({"paths": {"type": "array", "items": STRING}, "options": {"type": "object"}}, []),
 }
+PARIS = '{"city": "Paris"}'
+WEATHER = ("get_weather", PARIS)
+READ = ("read_file", '{"path": "a"}')
 USAGE = {"prompt_tokens": 5, "total_tokens": 9, "completion_tokens": 4}
 
 
@@ -75,6 +78,11 @@ def call(arguments: str, name: str | None = None, id: str | None = None, at: int
 def finish(reason: str | None, index: int = 0) -> bytes:
     """The last chunk of a choice."""
     return chunk(piece({}, reason, index=index, stop_reason=None))
+
+
+def body(*parts: bytes) -> bytes:
+    """A whole body."""
+    return b"".join(parts)
 
 
 DONE = b"data: [DONE]\n\n"

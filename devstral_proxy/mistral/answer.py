@@ -120,14 +120,18 @@ class Answer:
         return call
 
     def arguments(self, call: Call, text: str) -> str:
-        """A piece of a call's arguments; what comes back is behind their end, and no part of them."""
+        """A piece of a call's arguments; what comes back is behind their end, and no part of them.
+
+        Of arguments that turn out to be no JSON object, what comes back is the text from there on: it may still belong
+        to them.
+        """
         arguments = call.arguments
         if text:
             self._arguments(call, arguments.feed(text))
             if arguments.notes:
                 self._notes(call)
-        if not arguments.ended:
-            return ""
+            if arguments.changed:
+                self.touched = True
         rest, arguments.rest = arguments.rest, ""
         return rest
 

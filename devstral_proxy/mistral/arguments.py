@@ -19,8 +19,8 @@ ARGS: Final = "[ARGS]"
 class Arguments(JsonMender):
     """`feed` the text as it comes; it returns what can go out. `close` at the end of the call.
 
-    `ended`: the object is complete, and `rest` is what came after it. `broken`: it is no object, and goes out as it
-    comes. `notes`: the names of the rewrites made; `changed`: the text out is not the text in.
+    `ended`: the object is complete, and `rest` is what came after it. `broken`: it is no object, and everything from
+    `rest` on goes out as it comes. `notes`: the names of the rewrites made; `changed`: the text out is not the text in.
     """
 
     __slots__ = ("rest",)
@@ -62,7 +62,7 @@ class Arguments(JsonMender):
             self._unwrap()
             return self._take(), True
         if self._at is At.WRAPPED:
-            self._break('"', 1)
+            self._break(0)
             return self._take(), False
         whole = self._at is At.NEXT and len(self._stack) == 1 and self._keys >= required(self._root)
         self._close_all()
@@ -101,7 +101,7 @@ class Arguments(JsonMender):
             self._out.append("{}")
             self._finish()
             return position + 4
-        return self._break(text, position)
+        return self._break(position)
 
     def _step_wrapped(self, text: str, position: int) -> int:
         ended, end = self._collect(text, position)
@@ -111,7 +111,7 @@ class Arguments(JsonMender):
             self._hold += [*self._key, '"']
             self._at = At.AFTER_WRAPPED
         elif self._string_size > MAX_HELD:
-            return self._break(text, end)
+            return self._break(end)
         return end
 
     def _step_after_wrapped(self, text: str, position: int) -> int:
@@ -121,7 +121,7 @@ class Arguments(JsonMender):
             return position
         if text[position] != ":":
             self._unwrap()
-            return self._break(text, position) if self.broken else position
+            return self._break(position) if self.broken else position
         self.note("arguments_mended")
         self._hold.clear()
         self._push("{", self._root)
@@ -137,7 +137,7 @@ class Arguments(JsonMender):
             self._out.append(inner.strip() or "{}")
             self._finish()
         else:
-            self._break("", 0)
+            self._break(0)
 
 
 _Step = Callable[[Arguments, str, int], int]

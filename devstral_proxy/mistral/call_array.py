@@ -193,6 +193,8 @@ class CallArray:
         if call is None:
             return position
         rest = self._answer.arguments(call, text[position:])
+        if call.arguments.broken:
+            self._answer.arguments(call, rest)  # nobody can tell where they end
         if not call.arguments.ended:
             return len(text)
         self._answer.end(call)

@@ -67,8 +67,13 @@ class CallReader:
         """Upstream begins a call of its own: what is open here has ended, what is held is text."""
         if self._held.strip() == MARKER:
             self._held = ""  # its own marker, left in the text
+            self._answer.note("calls_from_text")
         self.end(cut=False)
         self._after = True
+
+    def marker(self) -> None:
+        """A real marker, which upstream has taken out of the text."""
+        raise AssertionError  # each reader has its own
 
     def end(self, cut: bool) -> None:
         """The content has ended; `cut`: by max_tokens."""
@@ -106,9 +111,11 @@ class CallReader:
             rest, ended = opened.rest, opened.ended
         else:
             return text
-        if not ended:
-            return ""
-        self._close()
+        if ended:
+            self._close()
+        elif isinstance(opened, Arguments) and opened.broken:
+            self._open = None  # no second object after all: what follows is text
+            self._after = False
         return rest
 
     def _behind(self, text: str) -> str:

@@ -31,3 +31,8 @@ class AnswerContext:
     lossy: bool = False
     """Asked this way, upstream may lose a part of the answer: the token ids tell (see `token_watch`). False when it is
     asked for the second time."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Text may hold calls: the request has tools, and the client lets the model call them."""
+        return bool(self.tools) and self.tool_choice != "none"

@@ -34,7 +34,7 @@ class Envelope:
 
     def open(self, chunk: dict[str, Any]) -> bool:
         """Read a chunk's envelope; whether it can go out as it is. What must not go out is taken out of the dict."""
-        clean = chunk.get("object") == OBJECT
+        clean = chunk.get("object") == OBJECT and "choices" in chunk
         head = self._head
         for key, kind in _TYPES.items():
             value = chunk.get(key)

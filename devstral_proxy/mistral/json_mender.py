@@ -115,14 +115,15 @@ class JsonMender:
             self._hold.clear()
         self._out.append(text)
 
-    def _break(self, text: str, position: int) -> int:
-        """No object: all goes on as it comes."""
+    def _break(self, position: int) -> int:
+        """No object: from here on all goes as it comes."""
         if "arguments_invalid" not in self.notes:
             self.notes.append("arguments_invalid")
         self.broken = True
-        self._release("".join(self._string) + text[position:])
+        self._at = At.END
+        self._release("".join(self._string))
         self._string.clear()
-        return len(text)
+        return position
 
     def _close_all(self) -> None:
         """The end, too early: close what is open, back to the last value that can be kept."""
@@ -202,7 +203,7 @@ class JsonMender:
             return position + 1
         word = WORD_RUN.match(text, position)
         if word is None:
-            return self._break(text, position)
+            return self._break(position)
         if word.end() == len(text) and len(text) - position <= MAX_TOKEN:
             self._carry = text[position:]
             return len(text)
@@ -249,7 +250,7 @@ class JsonMender:
             self._at = At.VALUE
             return position + 1
         if char not in ",}":
-            return self._break(text, position)
+            return self._break(position)
         self._mended()
         self._release(": null")
         self._at = At.NEXT
@@ -264,7 +265,7 @@ class JsonMender:
             return self._begin_string(char, position)
         if char in "{[":
             if len(self._stack) >= MAX_DEPTH:
-                return self._break(text, position)
+                return self._break(position)
             self._push(char, self._value_schema())
             return position + 1
         if char in "}],":
@@ -296,14 +297,14 @@ class JsonMender:
         number = text[position] in "-0123456789"
         run = (NUMBER_RUN if number else WORD_RUN).match(text, position)
         if run is None:
-            return self._break(text, position)
+            return self._break(position)
         token = run.group()
         if run.end() == len(text) and len(token) <= MAX_TOKEN:
             self._carry = token
             return len(text)
         written = token if number else LITERALS.get(token, f'"{token}"')
         if number and not NUMBER.fullmatch(token):
-            return self._break(text, position)
+            return self._break(position)
         if written != token:
             self._mended()
         self._release(written)
@@ -332,7 +333,7 @@ class JsonMender:
             self._hold.append(",")
             self._at = At.KEY
             return position
-        return self._break(text, position)
+        return self._break(position)
 
     def _step_string(self, text: str, position: int) -> int:
         """In a value: it can be cut anywhere but in an escape."""

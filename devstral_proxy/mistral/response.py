@@ -40,19 +40,28 @@ def _choice(
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise UpstreamProtocolError("vLLM answered with a choice that has no message")
-    reason = choice.get("finish_reason")
+    reason = choice.get("finish_reason") or None
     if reason in ("abort", "error"):
         raise UpstreamProtocolError(f"vLLM ended the answer: finish_reason {reason!r}")
     index = choice.get("index", number)
     reader = Choice(index if isinstance(index, int) else number, context, names, log)
     reader.answer.seed = seed
     ids = choice.get("token_ids") if context.raw_text or context.token_ids else None
-    reader.delta(message, ids if isinstance(ids, list) else None)
+    reader.delta(_numbered(message), ids if isinstance(ids, list) else None)
     right = reader.finish(reason, choice.get("stop_reason"))
     repaired = {**choice, "message": _message(message, reader), "finish_reason": right}
     if ids is not None:
         repaired["token_ids"] = None
     return repaired
+
+
+def _numbered(message: dict[str, Any]) -> dict[str, Any]:
+    """The message as one delta: in a message each entry of the list is a call of its own."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    numbered = [{**call, "index": number} if isinstance(call, dict) else call for number, call in enumerate(calls)]
+    return {**message, "tool_calls": numbered}
 
 
 def _message(message: dict[str, Any], reader: Choice) -> dict[str, Any]:

@@ -107,7 +107,7 @@ RESPONSE: dict[str, Rewrite] = {
     ),
     "answer_id": Rewrite("F10 F11 F72", "a call's id was missing or not nine alphanumeric characters"),
     "answer_id_repeated": Rewrite("F15", "two calls of one answer had the same id: the later one is renamed"),
-    "call_completed_in_answer": Rewrite("F76", "a call's index, type or form was missing or wrong"),
+    "call_form": Rewrite("F11 F76", "a call's index, id, name or type was missing, null, repeated or misplaced"),
     "arguments_closed": Rewrite("F64 F66 F67", "a call's arguments ended too early: the object was closed"),
     "arguments_doubled": Rewrite("F64", "brackets, or a second object, stood behind a call's arguments: left out"),
     "arguments_mended": Rewrite("F64", "a call's arguments were no valid JSON: mended"),

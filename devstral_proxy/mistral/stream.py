@@ -6,7 +6,8 @@ that is known. Most chunks of a stream differ from the one before in one string 
 the rest (`template`).
 
 However it ends, it ends: with `[DONE]`, once, and with an error event before it unless upstream said that each choice
-was finished (F63, F69).
+was finished (F63, F69). A call that max_tokens cut is finished by `length`, and its arguments are closed, so that they
+are an object: what was there of a value stays, half a key goes (F67).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from devstral_proxy.mistral.tool_markup import Names
 from devstral_proxy.upstream.sse import DONE, Event, encode
 
 MAX_CHOICES: Final = 128
+MAX_LESSONS: Final = 256
+"""Most templates that are learned: where every chunk is of another form, learning is of no use."""
 MAX_HELD: Final = 256
 """Most events that are held as they are; what is held longer goes out rewritten, as far as it can."""
 
@@ -44,6 +47,11 @@ class _Line:
         self.logprobs: list[Any] = []
         self.extra: dict[str, Any] = {}
 
+    def take_logprobs(self) -> dict[str, Any] | None:
+        """The log probabilities that have not gone out."""
+        entries, self.logprobs = self.logprobs, []
+        return {"content": entries} if entries else None
+
 
 class StreamRepair:
     """One instance an exchange: `feed` each event of upstream's, `finish` at the end of its body."""
@@ -55,6 +63,7 @@ class StreamRepair:
         self._names: Names | None = None
         self._lines: dict[int, _Line] = {}
         self._templates: list[Template] = []
+        self._lessons = MAX_LESSONS
         self._envelope = Envelope(context, log)
         self._usage: Event | None = None
         self._begun = False  # something has gone out
@@ -82,7 +91,7 @@ class StreamRepair:
                 elif not choice.more(template.call, text):
                     break
                 return self._settle(line, event, None)
-        if data == b"[DONE]":
+        if data == b"[DONE]" or data.strip() == b"[DONE]":
             return self._end()
         return self._read(event)
 
@@ -139,6 +148,7 @@ class StreamRepair:
             delta = {}
             answer.note("chunk_completed")
         ids = piece.get("token_ids")
+        clean = clean and "index" in piece and "finish_reason" in piece
         if not clean or (ids is not None and self._hides_ids):
             answer.touched = True
         self._role(line, delta)
@@ -150,17 +160,20 @@ class StreamRepair:
             line.logprobs += logprobs["content"]
         choice.delta(delta, ids if isinstance(ids, list) else None)
         reason = piece.get("finish_reason")
-        if reason is not None:
+        if reason == "":  # some servers' null
+            answer.touched = True
+        elif reason is not None:
             return self._finish(line, event, chunk, piece, reason)
         out = self._settle(line, event, chunk)
-        if out and out[-1] is event and ids is None and len(self._templates) < MAX_CHOICES:
+        if out and out[-1] is event and ids is None and self._lessons:
+            self._lessons -= 1
             self._learn(index, chunk, delta, event)
         return out
 
     def _role(self, line: _Line, delta: dict[str, Any]) -> None:
         role = delta.get("role")
         told, line.choice.role = line.choice.role, True
-        if (role is not None) == told or (role is not None and role != "assistant"):
+        if ("role" in delta) == told or ("role" in delta and role != "assistant"):
             line.choice.answer.note("role_completed")
 
     def _settle(self, line: _Line, event: Event, chunk: dict[str, Any] | None) -> list[Event]:
@@ -201,8 +214,7 @@ class StreamRepair:
             return []
         deltas[0].update(line.extra)
         line.extra.clear()
-        logprobs = {"content": line.logprobs.copy()} if line.logprobs else None
-        line.logprobs.clear()
+        logprobs = line.take_logprobs()
         index = line.choice.answer.index
         out = []
         for delta in deltas:
@@ -230,7 +242,7 @@ class StreamRepair:
             raise
         delta = piece.get("delta")
         full = isinstance(delta, dict) and any(delta.get(key) for key in _SAYING)
-        if not answer.touched and not line.dirty and not full and not line.logprobs:
+        if not answer.touched and not line.dirty and not full:
             answer.drop()
             line.role_sent = True
             out = [*held, event]
@@ -240,8 +252,8 @@ class StreamRepair:
             answer.note("finish_split")
         held.clear()
         out = self._written(line, chunk)
-        last = {key: value for key, value in piece.items() if key not in ("token_ids", "logprobs")}
-        last.update({"index": answer.index, "delta": {}, "logprobs": None, "finish_reason": right})
+        last = {key: value for key, value in piece.items() if key != "token_ids"}
+        last.update(self._piece(answer.index, {}, line.take_logprobs()), finish_reason=right)
         out.append(self._envelope.event(chunk, [last]))
         return out
 

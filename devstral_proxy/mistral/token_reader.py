@@ -37,7 +37,7 @@ class TokenReader(CallReader):
         """A piece of the text, and the tokens that it was made of."""
         if len(ids) == 1 and text == MARKER:
             self._markers = 0
-            self._marker()
+            self.marker()
             return
         self._markers += ids.count(CALL_TOKEN)
         if self._markers:
@@ -64,7 +64,7 @@ class TokenReader(CallReader):
             position = at + len(MARKER)
             if spelled <= self._markers or self._may_begin(text, position):
                 self._markers -= 1
-                self._marker()
+                self.marker()
             else:
                 self.feed(MARKER)
             spelled -= 1
@@ -82,7 +82,7 @@ class TokenReader(CallReader):
         name = head.partition("{")[0].removesuffix(ARGS).strip()
         return "{" in head and " " not in name and MARKER not in name
 
-    def _marker(self) -> None:
+    def marker(self) -> None:
         """A real marker: whatever was open has ended."""
         self._end_head(cut=False)
         self._held = ""

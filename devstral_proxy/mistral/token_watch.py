@@ -24,7 +24,7 @@ class AnswerLost(UpstreamProtocolError):
     default_code = "upstream_answer_lost"
 
     def __init__(self) -> None:
-        super().__init__("this vLLM release lost a part of the answer (see its row in docs/architecture.md)")
+        super().__init__("this release of vLLM lost a part of the answer; a later one does not")
 
 
 class TokenWatch:

@@ -4,8 +4,8 @@
 
 one or several, text before and after. With brackets or the whole marker lost (`TOOL_CALLSname{…}`, `name[ARGS]{…}`,
 `name{"known key": …}`) only names of the request's own tools count, and a bare `[{"name": …}]` only when it is all of
-the content. A marker counts only when a call follows it at once, so prose about `[TOOL_CALLS]` stays prose. Text is
-held back only while it may be the start of one of these.
+the content. A marker counts only when a call follows it at once, and not in quotes or code, so prose about
+`[TOOL_CALLS]` stays prose. Text is held back only while it may be the start of one of these.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ _TRIGGER = re.compile(r"TOOL_CALLS|\{|\[ARGS\]|\[CALL_ID\]")
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _ID = re.compile(r"[^\s\[\]{}\"]{0,128}")
 _BLANK = re.compile(r"\s*")
-_OBJECT = re.compile(r'\{\s*(["}]?)')
+_OBJECT = re.compile(r"\{\s*([\"}'A-Za-z_]?)")
 _KEY = re.compile(r'\{\s*"((?:[^"\\]|\\.){0,256})"\s*(:?)')
-_KEY_BEGUN = re.compile(r'\{\s*(?:"[^"]{0,256}|"[^"]{0,256}"\s*)?')
+_KEY_BEGUN = re.compile(r'\{\s*(?:"[^"]{0,256}(?:"\s*)?)?')
 _ARRAY = re.compile(r'\[?\s*\{\s*"')
 _ARRAY_BEGUN = re.compile(r"\[?\s*(?:\{\s*)?")
 _WORD: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
-_QUOTING: Final = frozenset("`'\"\\/$@#&")
+_QUOTES: Final = frozenset("`'\"")
+_QUOTING: Final = _QUOTES | frozenset("\\/$@#&]")  # `]`: of a marker that was found to be prose
 
 
 class _Found(NamedTuple):
@@ -70,6 +71,27 @@ class Names:
         return None
 
 
+class _Fence:
+    """Whether the text that comes next stands in a fenced block of code."""
+
+    __slots__ = ("_ticks", "inside")
+
+    def __init__(self, inside: bool = False, ticks: int = 0) -> None:
+        self.inside = inside
+        self._ticks = ticks
+
+    def copy(self) -> _Fence:
+        return _Fence(self.inside, self._ticks)
+
+    def read(self, text: str) -> None:
+        if "`" not in text:
+            self._ticks = 0
+            return
+        text = "`" * self._ticks + text
+        self.inside ^= bool(text.count("```") & 1)
+        self._ticks = (len(text) - len(text.rstrip("`"))) % 3
+
+
 class TextReader(CallReader):
     """`feed` each delta's text; `end` when the choice ends."""
 
@@ -79,6 +101,7 @@ class TextReader(CallReader):
         self._bare: list[str] | None = [] if names.schemas else None  # the content so far, while it may be an array
         self._bare_size = 0
         self._bare_sure = False
+        self._fence = _Fence()
 
     @property
     def waiting(self) -> bool:
@@ -90,17 +113,28 @@ class TextReader(CallReader):
         self._end_bare(cut=False)
         super().after_call(rest)
 
+    def marker(self) -> None:
+        """A real marker, which upstream has taken out of the text."""
+        self.feed(MARKER)
+
     def end(self, cut: bool) -> None:
         """The content has ended; `cut`: by max_tokens."""
         self._end_bare(cut)
-        if cut and MARKER in self._held:
+        begun, marker, head = self._held.partition(MARKER)
+        if cut and marker and self._may_be_cut(head):
             self._answer.note("call_cut_in_name")
             self._answer.cut = True
-            self._held = self._held[: self._held.index(MARKER)]
+            self._held = begun
         if self._held:
             self._scan("", final=True)
             self._held = ""
         self._close()
+
+    def _may_be_cut(self, head: str) -> bool:
+        """Behind a marker at the very end: the start of a known name, or of an array; not prose that was cut."""
+        return bool(head) and (
+            head.lstrip()[:1] == "[" or any(name.startswith(head[: len(name)]) for name in self._schemas)
+        )
 
     def _read(self, text: str) -> None:
         if self._bare is not None:
@@ -146,9 +180,15 @@ class TextReader(CallReader):
                 return text
         else:
             text, self._held = self._held + text, ""
-        position = 0
+        position = looked = 0
+        fence = self._fence.copy()
         while (trigger := _TRIGGER.search(text, position)) is not None:
             found = self._look(text, trigger)
+            if found is not None:
+                fence.read(text[looked : found.start])
+                looked = found.start
+                if fence.inside:
+                    found = None
             if isinstance(found, _Found) and self._answer.calls < MAX_CALLS:
                 self._utter(text[: found.start])
                 self._begin(found.name, found.id)
@@ -168,6 +208,10 @@ class TextReader(CallReader):
         elif text.strip() or not self._after:
             self._say(text)
 
+    def _say(self, text: str) -> None:
+        super()._say(text)
+        self._fence.read(text)
+
     def _hold(self, text: str, start: int) -> None:
         if self._after and not text[:start].strip():
             start = 0
@@ -183,7 +227,9 @@ class TextReader(CallReader):
         return len(text)
 
     def _before(self, text: str, start: int) -> str:
-        return text[start - 1] if start else self._answer.last
+        if start:
+            return text[start - 1]
+        return "" if self._after else self._answer.last
 
     def _look(self, text: str, trigger: re.Match[str]) -> _Found | _Maybe | None:
         """Whether the trigger belongs to a call."""
@@ -193,7 +239,8 @@ class TextReader(CallReader):
         opened, closed = text[start - 1 : start] == "[", text[end : end + 1] == "]"
         if opened:
             start -= 1
-        elif self._before(text, start) in _WORD:
+        before = self._before(text, start)
+        if before and before in (_QUOTES if opened else _WORD | _QUOTES):
             return None
         if closed:
             end += 1
@@ -203,6 +250,7 @@ class TextReader(CallReader):
 
     def _look_on(self, text: str, start: int, position: int, lost: bool) -> _Found | _Maybe | None:
         """What follows a marker: a name and its arguments, or an array. `lost`: its brackets; names must be known."""
+        blank = position
         position = _end(_BLANK, text, position)
         if position == len(text):
             return _Maybe(start)
@@ -213,23 +261,24 @@ class TextReader(CallReader):
         match = _NAME.match(text, position)
         if match is None:
             return None
+        lost = lost or blank < position  # behind a blank, too, only a known name is no prose
         name, position = match.group(), match.end()
         if position == len(text):
-            return _Maybe(start)
+            begun = any(f"{known}ARGS".startswith(name) for known in self._schemas)
+            return _Maybe(start) if begun or not lost else None
         if name not in self._schemas and name.removesuffix("ARGS") in self._schemas:
             name = name.removesuffix("ARGS")
         known = name in self._schemas
         return None if lost and not known else self._look_head(text, start, position, name, known)
 
     def _look_head(self, text: str, start: int, position: int, name: str, sure: bool) -> _Found | _Maybe | None:
-        """What follows a name: `[CALL_ID]id`, `[ARGS]`, a brace. `sure`: the brace alone is enough."""
+        """What follows a name: `[CALL_ID]id`, `[ARGS]`, the start of an object; `sure`: be it no JSON."""
         id = None
         if text.startswith("[CALL_ID]", position):
             position = _end(_ID, text, after := position + len("[CALL_ID]"))
             id = text[after:position]
         if text.startswith("[ARGS]", position):
             position += len("[ARGS]")
-            sure = True
         elif text[position : position + 1] == "[" and any(
             token.startswith(text[position : position + 9]) for token in ("[ARGS]", "[CALL_ID]")
         ):
@@ -240,9 +289,10 @@ class TextReader(CallReader):
         brace = _OBJECT.match(text, position)
         if brace is None:
             return None
-        if sure or brace.group(1):
-            return _Found(start, name, id, position)
-        return _Maybe(start) if brace.end() == len(text) else None
+        first = brace.group(1)
+        if not first:
+            return _Maybe(start) if brace.end() == len(text) else None
+        return _Found(start, name, id, position) if sure or first in '"}' else None
 
     def _look_back(self, text: str, at: int) -> _Found | _Maybe | None:
         """Arguments without a marker: does a known name stand before them, and a known key in them?"""

@@ -116,7 +116,11 @@ RESTS = [
 
 def run(text: str, step: int, schema: dict[str, Any] | None = SCHEMA) -> tuple[str, bool, Arguments]:
     arguments = Arguments(schema)
-    out = "".join(arguments.feed(text[start : start + step]) for start in range(0, len(text), step))
+    out = ""
+    for start in range(0, len(text), step):
+        out += arguments.feed(text[start : start + step])
+        if arguments.broken:
+            out, arguments.rest = out + arguments.rest, ""
     last, whole = arguments.close()
     return out + last, whole, arguments
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from devstral_proxy.mistral.rewrites import RewriteLog
 from devstral_proxy.mistral.response import repair_response
-from tests.streams import END, TOOLS, answer, context, finish, only, role, said, text
+from devstral_proxy.mistral.rewrites import RewriteLog
+from tests.streams import END, TOOLS, answer, context, finish, only, raw, repair, role, said, text
 
 PARIS = '{"city": "Paris"}'
 SRC = '{"path": "src/a.py"}'
-HARD = json.dumps({"path": "a.rs", "content": 'fn f() { if x { y("{}"); } }\n// "é🎉" [TOOL_CALLS]read_file{"path": [x]'})
+HARD = json.dumps(
+    {"path": "a.rs", "content": 'fn f() { if x { y("{}"); } }\n// "é🎉" [TOOL_CALLS]read_file{"path": [x]'}
+)
 CALL = ("get_weather", PARIS)
 READ = ("read_file", SRC)
 
@@ -26,7 +28,11 @@ RECOVERED: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     "text after": (f"[TOOL_CALLS]get_weather[ARGS]{PARIS}\n\nDone.", "\n\nDone.", [CALL]),
     "text between": (f"a[TOOL_CALLS]get_weather{PARIS} b [TOOL_CALLS]read_file{SRC} c", "a b  c", [CALL, READ]),
     "two": (f"[TOOL_CALLS]get_weather[ARGS]{PARIS}[TOOL_CALLS]read_file[ARGS]{SRC}", "", [CALL, READ]),
-    "two, a new line between": (f"[TOOL_CALLS]get_weather[ARGS]{PARIS}\n[TOOL_CALLS]read_file[ARGS]{SRC}\n", "", [CALL, READ]),
+    "two, a new line between": (
+        f"[TOOL_CALLS]get_weather[ARGS]{PARIS}\n[TOOL_CALLS]read_file[ARGS]{SRC}\n",
+        "",
+        [CALL, READ],
+    ),
     "three": (f"[TOOL_CALLS]get_weather{PARIS}" * 3, "", [CALL] * 3),
     "a hard one": (f"[TOOL_CALLS]write_file[ARGS]{HARD}", "", [("write_file", HARD)]),
     "blanks before the brace": (f"[TOOL_CALLS]get_weather[ARGS] \n{PARIS}", "", [CALL]),
@@ -36,14 +42,17 @@ RECOVERED: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     "F59 brackets lost": (f"TOOL_CALLSget_weather{PARIS}", "", [CALL]),
     "F59 brackets of both lost": (f"Sure. TOOL_CALLSget_weatherARGS{PARIS}", "Sure. ", [CALL]),
     "one bracket lost": (f"TOOL_CALLS]get_weather[ARGS]{PARIS}", "", [CALL]),
+    "a blank behind the marker": (f"[TOOL_CALLS] get_weather[ARGS]{PARIS}", "", [CALL]),
     "the other bracket lost": (f"[TOOL_CALLSget_weather[ARGS]{PARIS}", "", [CALL]),
     "the marker lost": (f"get_weather[ARGS]{PARIS}", "", [CALL]),
     "marker and ARGS lost": (f"Let me look.get_weather{PARIS}read_file{SRC}", "Let me look.", [CALL, READ]),
     "lost in the middle": (f"[TOOL_CALLS]get_weather{PARIS}read_file{SRC}", "", [CALL, READ]),
+    "behind a block of code": (f"```\nls\n```\n[TOOL_CALLS]get_weather{PARIS}", "```\nls\n```\n", [CALL]),
     "the older array": (f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {PARIS}}}]', "", [CALL]),
     "the older array, a blank": (f'[TOOL_CALLS] [{{"name": "get_weather", "arguments": {PARIS}}}]', "", [CALL]),
     "the older array, two": (
-        f'Hm.[TOOL_CALLS][{{"name": "get_weather", "arguments": {PARIS}}}, {{"name": "read_file", "arguments": {SRC}}}] x',
+        f'Hm.[TOOL_CALLS][{{"name": "get_weather", "arguments": {PARIS}}},'
+        f' {{"name": "read_file", "arguments": {SRC}}}] x',
         "Hm. x",
         [CALL, READ],
     ),
@@ -78,11 +87,15 @@ RECOVERED: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     ),
     "a brace too many": (f"[TOOL_CALLS]get_weather{PARIS}}}", "", [CALL]),
     "the object twice": (f"[TOOL_CALLS]get_weather{PARIS}{PARIS}", "", [CALL]),
-    "brackets forgotten before the next": (f'[TOOL_CALLS]get_weather{{"city": "Paris"[TOOL_CALLS]read_file{SRC}', "", [CALL, READ]),
-    "no JSON, then the next": (
-        f"[TOOL_CALLS]get_weather{{@@}}[TOOL_CALLS]read_file{SRC}",
+    "brackets forgotten before the next": (
+        f'[TOOL_CALLS]get_weather{{"city": "Paris"[TOOL_CALLS]read_file{SRC}',
         "",
-        [("get_weather", "{@@}"), READ],
+        [CALL, READ],
+    ),
+    "no JSON, then the next": (
+        f'[TOOL_CALLS]get_weather{{"city" @@}}[TOOL_CALLS]read_file{SRC}',
+        "",
+        [("get_weather", '{"city" @@}'), READ],
     ),
 }
 
@@ -95,6 +108,12 @@ PROSE = [
     "[TOOL_CALLS]get_weather",
     "[TOOL_CALLS]get_weather is the name.",
     "[TOOL_CALLS]name.",
+    "[TOOL_CALLS] name{}",
+    "It is [TOOL_CALLS]name[ARGS]{…} or [TOOL_CALLS]get_weather{...}, [TOOL_CALLS]get_weather[ARGS]{<json>}.",
+    'In code: `[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}`.',
+    'Quoted: "[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}".',
+    '```\n[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}\n```\n',
+    '```text\nget_weather[ARGS]{"city": "Paris"}\nget_weather{"city": "Paris"}\n```\nThat is all.',
     "[TOOL_CALLS][]",
     "[TOOL_CALLS][1, 2]",
     "[TOOL_CALLS]{1}",
@@ -122,7 +141,7 @@ PROSE = [
     '[{"name": "get_weather"',
     '{"name": "get_weather", "arguments": {}}',
     '{"source": "nobody"} [',
-    "```json\n[\n  {\"name\": 1}\n]\n```",
+    '```json\n[\n  {"name": 1}\n]\n```',
     "function f() { return [TOOL_CALLS]; }",
     "   \n ",
 ]
@@ -144,7 +163,9 @@ def whole(content: str, reason: str = "stop", **given: Any) -> tuple[str, list[t
     message = {"role": "assistant", "content": content, "tool_calls": []}
     body = {"id": "chatcmpl-1", "choices": [{"index": 0, "message": message, "finish_reason": reason}]}
     choice = repair_response(body, context(**given), RewriteLog())["choices"][0]
-    calls = [(call["function"]["name"], call["function"]["arguments"]) for call in choice["message"].get("tool_calls", ())]
+    calls = [
+        (call["function"]["name"], call["function"]["arguments"]) for call in choice["message"].get("tool_calls", ())
+    ]
     return choice["message"]["content"] or "", calls, choice["finish_reason"]
 
 
@@ -161,7 +182,8 @@ def test_a_call_in_the_text_becomes_a_call(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", RECOVERED)
 def test_only_when_the_request_has_tools(name: str) -> None:
     content = RECOVERED[name][0]
-    for given in ({"tools": {}}, {"tool_choice": "none"}):
+    without: tuple[dict[str, Any], ...] = ({"tools": {}}, {"tool_choice": "none"})
+    for given in without:
         assert said(streamed(content, 5, **given)[0]) == (content, [], "stop")
         assert whole(content, **given) == (content, [], "stop")
 
@@ -178,8 +200,6 @@ def test_prose_stays_prose(content: str, size: int) -> None:
 @pytest.mark.parametrize("content", PROSE)
 @pytest.mark.parametrize("size", [0, 1, 5])
 def test_prose_goes_on_as_upstreams_own_bytes(content: str, size: int) -> None:
-    from tests.streams import raw, repair
-
     body = role() + text(*pieces(content, size)) + finish("stop") + END
     assert raw(repair(body)) == body
 
@@ -199,8 +219,6 @@ def test_ids_are_made_of_the_place() -> None:
 
 def test_arguments_are_not_held_to_the_end() -> None:
     body = role() + text("[TOOL_CALLS]write_file[ARGS]", '{"path": "a.py", "content": "', "some ", "thing", " long")
-    from tests.streams import repair
-
     events = repair(body, error=None)
     pieces = [event for event in events if b'"arguments"' in event.data]
     assert len(pieces) == 4
@@ -209,11 +227,15 @@ def test_arguments_are_not_held_to_the_end() -> None:
 @pytest.mark.parametrize(
     ("content", "expected", "calls"),
     [
-        ("[TOOL_CALLS]", "", []),
+        ("The marker [TOOL_CALLS]", "The marker [TOOL_CALLS]", []),
+        ("I write [TOOL_CALLS] and", "I write [TOOL_CALLS] and", []),
+        ("I write [TOOL_CALLS]any", "I write [TOOL_CALLS]any", []),
+        ("[TOOL_CALLS][{", "", []),
         ("Hi.[TOOL_CALLS]get_wea", "Hi.", []),
         ("[TOOL_CALLS]get_weather", "", []),
         ("[TOOL_CALLS]get_weather[ARGS]", "", []),
-        ("[TOOL_CALLS]get_weather[ARGS]{", "", [("get_weather", "{}")]),
+        ("[TOOL_CALLS]get_weather[ARGS]{", "", []),
+        ('[TOOL_CALLS]get_weather[ARGS]{"', "", [("get_weather", "{}")]),
         ('[TOOL_CALLS]get_weather{"city": "Par', "", [("get_weather", '{"city": "Par"}')]),
         (f'[TOOL_CALLS]get_weather{PARIS}[TOOL_CALLS]write_file{{"pa', "", [CALL, ("write_file", "{}")]),
         (f"[TOOL_CALLS]get_weather{PARIS}[TOOL_CALLS]wri", "", [CALL]),
