@@ -23,7 +23,8 @@ class Capabilities:
     ask: Ask = "as-client"
     """How to ask when the model may call tools of its own choice: as the client does, always or never as a stream."""
     raw_text: bool = False
-    """Ask for the model's own text (`tool_choice: none`, tools kept, with token ids), and read the calls out of it."""
+    """Ask for the model's own text (`tool_choice: none`, tools kept, with token ids), and read the calls out of it. The
+    server must not run with --exclude-tools-when-tool-choice-none, which takes the tools out of the prompt."""
     token_ids: bool = False
     """Ask for token ids: they tell when a part of the answer was lost, and then it is asked for in the other way."""
 
