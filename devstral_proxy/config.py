@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     pool_idle: float = Field(
         4.0, gt=0, le=3600, description="Seconds that an idle connection is kept; vLLM closes its own after 5."
     )
+    upstream_transport: Literal["fast", "httpx"] = Field(
+        "fast", description="fast or httpx: what speaks HTTP with vLLM, the proxy's own transport or httpx's."
+    )
     body_limit: int = Field(64 * _MIB, ge=1024, description="Most bytes of a request's body.")
     answer_limit: int = Field(128 * _MIB, ge=1024, description="Most bytes of an answer that is not streamed.")
     max_event_bytes: int = Field(16 * _MIB, ge=1024, description="Most bytes of one event of a stream.")
@@ -68,7 +71,7 @@ class Settings(BaseSettings):
         description="Profiles to add or override by model name: a JSON object, or the path of a file that holds one.",
     )
 
-    @field_validator("log_level", "log_format", mode="before")
+    @field_validator("log_level", "log_format", "upstream_transport", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value

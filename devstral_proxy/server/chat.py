@@ -121,7 +121,7 @@ class _Turn:
         self._send = send
         self._watch = watch
         self._answer = ChatAnswer(translator, settings.max_event_bytes)
-        self._sink = EventSink(send, settings.keepalive) if translator.context.stream else None
+        self._sink = EventSink(send, settings.keepalive, exchange.send_body) if translator.context.stream else None
         self.limits = Limits(timeout or settings.request_timeout)
 
     async def run(self, upstream: dict[str, Any]) -> None:

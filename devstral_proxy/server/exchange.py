@@ -33,10 +33,12 @@ class ClientGone(Exception):
 class Exchange:
     """One request's facts for its log line, and the headers that its answer carries whatever it will be."""
 
-    __slots__ = ("headers", "id", "model", "note", "rewrites", "started", "status")
+    __slots__ = ("headers", "id", "model", "note", "rewrites", "send_body", "started", "status")
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, send_body: Send) -> None:
         self.id = id
+        self.send_body = send_body
+        """Takes body messages past the layers that look at the head only: one event, one call."""
         self.started = time.perf_counter()
         self.headers: Headers = [(b"x-request-id", id.encode("ascii"))]
         self.status = 0
@@ -69,9 +71,9 @@ def told(error: Exception, exchange: Exchange) -> ProxyError:
     return InternalError(f"internal error of the proxy; its log tells more about request {exchange.id}")
 
 
-def begin(scope: Scope, id: str) -> Exchange:
+def begin(scope: Scope, id: str, send: Send) -> Exchange:
     """The exchange of this request, kept in its scope."""
-    exchange: Exchange = Exchange(id)
+    exchange: Exchange = Exchange(id, send)
     scope[_KEY] = exchange
     return exchange
 

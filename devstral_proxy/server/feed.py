@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+from devstral_proxy.errors import UpstreamError
 from devstral_proxy.upstream.client import Answer
 
 HELD_BYTES = 256 * 1024
@@ -15,15 +17,17 @@ HELD_BYTES = 256 * 1024
 class Feed:
     """`async with Feed(open) as feed:`; leaving the block aborts a request that has not ended.
 
-    The reader fills the buffer for as long as it need not wait, so one `take` holds all that one wake-up of the event
-    loop brought, and is worth one write to the client.
+    One `take` holds all that one wake-up of the event loop brought, and is worth one write to the client. A `direct`
+    answer is taken from its connection, which holds what nobody has taken yet; then the task only keeps it open. Any
+    other is read by the task, for as long as it need not wait.
     """
 
-    __slots__ = ("_answer", "_chunks", "_ended", "_error", "_held", "_open", "_room", "_task", "_waiter")
+    __slots__ = ("_answer", "_chunks", "_direct", "_ended", "_error", "_held", "_open", "_room", "_task", "_waiter")
 
     def __init__(self, open: Callable[[], AbstractAsyncContextManager[Answer]]) -> None:
         self._open = open
         self._answer: Answer | None = None
+        self._direct: Answer | None = None  # the answer, if it is one
         self._chunks: list[bytes] = []
         self._held = 0
         self._ended = False
@@ -36,7 +40,7 @@ class Feed:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._task.done():
+        if not self._task.done() and not (self._direct is not None and self._ended):
             self._task.cancel()
             await asyncio.wait({self._task})
 
@@ -51,17 +55,29 @@ class Feed:
     async def take(self, until: float) -> list[bytes]:
         """The next pieces of the body; empty when there are none by then, or when `ended`. Raises what broke it,
         after the pieces that came before."""
+        if self._direct is not None:
+            return await self._take_direct(self._direct, until)
         if not self._chunks and not self._ended:
             await self._wait(until)
         chunks = self._chunks
         if chunks:
             self._chunks = []
             self._held = 0
-            if self._room is not None and not self._room.done():
-                self._room.set_result(None)
+            self._let_go()
         elif self._error is not None:
             raise self._error
         return chunks
+
+    async def _take_direct(self, answer: Answer, until: float) -> list[bytes]:
+        if self._ended:
+            return []
+        pieces = await answer.take(until)
+        if pieces is None:
+            return []
+        if not pieces:
+            self._ended = True
+            self._let_go()
+        return pieces
 
     @property
     def ended(self) -> bool:
@@ -70,13 +86,24 @@ class Feed:
 
     async def drain(self, seconds: float) -> None:
         """Wait a moment for the body's end, so that the connection can be used again."""
-        if not self._task.done():
+        if self._direct is not None:
+            until = asyncio.get_running_loop().time() + seconds
+            with contextlib.suppress(UpstreamError):
+                while not self._ended and await self._take_direct(self._direct, until):
+                    pass
+        elif not self._task.done():
             await asyncio.wait({self._task}, timeout=seconds)
 
     async def _run(self) -> None:
         try:
             async with self._open() as answer:
                 self._answer = answer
+                if answer.direct:
+                    self._direct = answer
+                    self._room = asyncio.get_running_loop().create_future()
+                    self._wake()
+                    await self._room
+                    return
                 self._wake()
                 async for chunk in answer:
                     self._chunks.append(chunk)
@@ -90,6 +117,10 @@ class Feed:
         finally:
             self._ended = True
             self._wake()
+
+    def _let_go(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -39,7 +39,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = begin(scope, request_id(scope["headers"]))
+        exchange = begin(scope, request_id(scope["headers"]), send)
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -39,7 +39,7 @@ class Relay:
             model = request.get("model")
             exchange.model = model if isinstance(model, str) else ""
             if request.get("stream") is True:
-                sink = EventSink(send, settings.keepalive)
+                sink = EventSink(send, settings.keepalive, exchange.send_body)
                 limits.first_byte, limits.idle = settings.first_byte_timeout, settings.idle_timeout
         else:
             body = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ from devstral_proxy.server.feed import HELD_BYTES, Feed
 from devstral_proxy.server.reader import EventSink, Limits, Reader
 from devstral_proxy.server.watch import Watch
 from devstral_proxy.upstream.client import Answer, UpstreamClient
-from tests.server.upstreams import settings
+from tests.server.upstreams import Connection, Raw, settings
 
 pytestmark = pytest.mark.anyio
 
@@ -107,6 +108,50 @@ async def test_leaving_stops_the_reader() -> None:
     async with feed(endless(), closed) as one:
         await one.take(soon())
     assert closed.is_set()
+
+
+async def test_a_body_straight_from_the_connection() -> None:
+    """The same promises as above, where no task stands between the connection and the one who takes."""
+    more, end = asyncio.Event(), asyncio.Event()
+
+    async def handler(raw: Raw, connection: Connection, line: str, body: bytes) -> None:
+        await connection.head()
+        await connection.send(b"1\r\na\r\n1\r\nb\r\n")
+        await more.wait()
+        await connection.piece(b"c")
+        await end.wait()
+        if body == b"break":
+            raise ConnectionError
+        await connection.piece(b"")
+
+    upstream = Raw(handler)
+    async with upstream.serve() as base:
+        client = UpstreamClient(settings(vllm_base=base))
+        for body in (b"whole", b"break", b"leave"):
+            more.clear()
+            end.clear()
+            async with Feed(partial(client.open, "POST", "/v1/chat/completions", body)) as one:
+                answer = await one.head(soon())
+                assert answer is not None
+                assert answer.direct
+                assert await one.take(soon()) == [b"a", b"b"]
+                assert await one.take(soon(0.01)) == []
+                more.set()
+                assert await one.take(soon()) == [b"c"]
+                if body == b"leave":
+                    continue
+                end.set()
+                if body == b"whole":
+                    await one.drain(5)
+                    assert one.ended
+                    assert await one.take(soon()) == []
+                else:
+                    for _ in range(2):  # however often it is asked, it is no clean end
+                        with pytest.raises(UpstreamProtocolError):
+                            await one.take(soon())
+                        assert not one.ended
+        assert len(upstream.connections) == 2
+        await client.aclose()
 
 
 class Receive:

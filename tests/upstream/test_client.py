@@ -24,6 +24,12 @@ pytestmark = pytest.mark.anyio
 PATH = "/v1/chat/completions"
 
 
+@pytest.fixture(autouse=True, params=["fast", "httpx"])
+def _transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds with either transport."""
+    monkeypatch.setenv("UPSTREAM_TRANSPORT", request.param)
+
+
 async def ask(client: UpstreamClient, body: bytes = b"{}") -> bytes:
     async with client.open("POST", PATH, body) as answer:
         return await answer.read(1000)

@@ -1,0 +1,5 @@
+"""An HTTP/1.1 transport of our own behind httpx's public interface, on asyncio protocols and httptools."""
+
+from devstral_proxy.upstream.transport.transport import Body, FastTransport
+
+__all__ = ["Body", "FastTransport"]
