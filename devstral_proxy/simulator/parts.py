@@ -51,7 +51,7 @@ def _check_part(part: dict[str, Any], old: bool, images: bool) -> None:
     modality = _MEDIA.get(kind)
     if modality is None:
         if old:
-            raise NotImplementedError(f"Unknown part type: {kind}")
+            raise ValueError(f"Unknown part type: {kind}")
         told = f"Unsupported chat content part type: {kind!r}. Supported types: {', '.join(_SUPPORTED)}."
         raise InvalidField(told, "type", kind)
     image = part.get("image_url")

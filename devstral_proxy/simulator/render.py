@@ -35,7 +35,7 @@ def prompt_of(chat: ChatRequest, tokenizer: ModelTokenizer, *, old: bool, images
         _prepare_calls(messages, old)
         _check_fields(chat, old)
         check_parts(messages, old=old, images=images)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError) as error:
         raise Refused(f"{error} None" if old else str(error)) from None
     except (KeyError, AttributeError) as error:  # vLLM stumbles over these itself
         raise Broken(str(error), type=HTTPStatus(500).phrase if old else "InternalServerError") from None
