@@ -1,4 +1,4 @@
-"""JSON of the history that was cut short or doubled, made whole again: linear time, and nothing of the text is dropped.
+"""JSON of the history that was cut short or doubled, made whole again, in linear time.
 
 The answer's side has a reader of its own (`arguments`): it mends as the text comes and gives up half a key, since a
 client acts on what it gets. What is in the history was said, so here even half a key stays.
