@@ -2,9 +2,14 @@
 
     ProxyError                    an answer that is not a 2xx, or an error event in a stream
     ├── BadRequest                400, the client's request: names the field (`param`)
+    ├── Unauthorized              401, no key, or one that is not ours
     ├── NotFound                  404
     ├── MethodNotAllowed          405
+    ├── RequestTimeout            408, the request did not arrive in time
     ├── PayloadTooLarge           413
+    ├── RateLimited               429, this client's own limit
+    ├── HeaderTooLarge            431
+    ├── Overloaded                503, no room for anybody, or the proxy is stopping
     ├── InternalError             500, our own fault
     └── UpstreamError             502, whatever went wrong beyond the proxy
         ├── UpstreamUnavailable   502, nothing answers there
@@ -18,7 +23,7 @@ conversation content or secrets; text of vLLM's is passed on as it is.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 class ProxyError(Exception):
@@ -33,6 +38,8 @@ class ProxyError(Exception):
         self.message = message
         self.param = param
         self.code = code if code is not None else self.default_code
+        self.headers: list[tuple[str, str]] = []
+        """Headers that the answer needs, as Retry-After."""
 
 
 class BadRequest(ProxyError):
@@ -40,6 +47,14 @@ class BadRequest(ProxyError):
 
     status = 400
     type = "invalid_request_error"
+
+
+class Unauthorized(ProxyError):
+    """No key, or one that this proxy does not know."""
+
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
 
 
 class NotFound(ProxyError):
@@ -66,6 +81,38 @@ class PayloadTooLarge(ProxyError):
     default_code = "request_too_large"
 
 
+class RequestTimeout(ProxyError):
+    """The request's head or body did not arrive in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
+
+
+class RateLimited(ProxyError):
+    """The client is over a limit of its own. `headers` holds Retry-After."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+
+class HeaderTooLarge(ProxyError):
+    """The request's head is over the limit."""
+
+    status = 431
+    type = "invalid_request_error"
+    default_code = "header_too_large"
+
+
+class Overloaded(ProxyError):
+    """There is no room now, or the proxy is stopping. `headers` holds Retry-After."""
+
+    status = 503
+    type = "server_error"
+    default_code = "overloaded"
+
+
 class InternalError(ProxyError):
     """A defect of the proxy."""
 
@@ -77,6 +124,9 @@ class UpstreamError(ProxyError):
 
     status = 502
     default_code = "upstream_error"
+    phase: Literal["", "pool", "connect", "wait", "lost"] = ""
+    """Where the connection failed, if that is what failed: no free one of our own, none made (so nothing was sent),
+    silence on it, or it broke."""
 
 
 class UpstreamUnavailable(UpstreamError):

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from devstral_proxy.mistral.rewrites import REQUEST, RESPONSE, Rewrite
+from devstral_proxy.server.access import FIELDS
+from devstral_proxy.server.series import SERIES
+from devstral_proxy.server.traces import CLIENT_ATTRIBUTES, SERVER_ATTRIBUTES
 from devstral_proxy.upstream.capabilities import ROWS
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
@@ -48,10 +51,26 @@ def _versions() -> str:
     return _table(("from", "asked", "the model's own text", "token ids", "what it does"), cells)
 
 
+def _metrics() -> str:
+    cells = (
+        [f"`{name}`", series.kind, ", ".join(f"`{label}`" for label in series.labels), series.says]
+        for name, series in SERIES.items()
+    )
+    return _table(("metric", "kind", "labels", "what"), cells)
+
+
+def _named(rows: dict[str, str]) -> str:
+    return _table(("name", "what"), ([f"`{name}`", says] for name, says in rows.items()))
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "rewrites-of-requests": lambda: _rewrites(REQUEST),
     "rewrites-of-answers": lambda: _rewrites(RESPONSE),
     "versions": _versions,
+    "metrics": _metrics,
+    "log-fields": lambda: _named(FIELDS),
+    "server-span": lambda: _named(SERVER_ATTRIBUTES),
+    "client-span": lambda: _named(CLIENT_ATTRIBUTES),
 }
 
 

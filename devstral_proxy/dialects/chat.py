@@ -7,6 +7,7 @@ result. The server feeds in what arrives and sends on what comes out; it decides
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ import orjson
 from devstral_proxy.errors import ProxyError, UpstreamProtocolError, UpstreamRefused, render
 from devstral_proxy.mistral.fold import fold, unfold
 from devstral_proxy.mistral.legacy import renamed, renamed_event
+from devstral_proxy.mistral.stream import StreamRepair
 from devstral_proxy.mistral.token_watch import AnswerLost
 from devstral_proxy.mistral.translator import Translator
 from devstral_proxy.upstream import capabilities, sse
@@ -25,14 +27,29 @@ class ChatAnswer:
     def __init__(self, translator: Translator, max_event_bytes: int = sse.DEFAULT_MAX_EVENT_BYTES) -> None:
         self._translator = translator
         self._parser = sse.Parser(max_event_bytes)
-        self._repair = translator.stream()
         self._broken: ProxyError | None = None
+        self._usage: dict[str, Any] | None = None
+        self._finish = ""
         self.committed = False
         """The client's status has gone out. Until then an error event of vLLM's is raised, and becomes the status."""
         self.done = False
         """vLLM said `[DONE]`: nothing that follows concerns the client."""
         self.begun = False
         """At least one event came."""
+
+    @cached_property
+    def _repair(self) -> StreamRepair:  # most answers are no streams
+        return self._translator.stream()
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The tokens that vLLM counted, once it has told them."""
+        return self._usage if self._usage is not None else self._repair.usage
+
+    @property
+    def finish_reason(self) -> str:
+        """The first choice's, once it is known."""
+        return self._finish or self._repair.finish_reason
 
     def feed(self, chunks: Iterable[bytes]) -> list[sse.Event]:
         """Pieces of vLLM's stream in, repaired events out.
@@ -78,11 +95,19 @@ class ChatAnswer:
             value = None
         if isinstance(value, dict):
             if isinstance(value.get("choices"), list):
-                return self._translator.response(value)
+                return self._whole(self._translator.response(value))
             if "error" in value:
                 raise self._translator.error(_status_of(body), body)
         kind = content_type.partition(";")[0].strip()[:80] or "no content type"
         raise UpstreamProtocolError(f"vLLM's answer is no chat completion ({kind}); check VLLM_BASE")
+
+    def _whole(self, body: dict[str, Any]) -> dict[str, Any]:
+        usage = body.get("usage")
+        if isinstance(usage, dict):
+            self._usage = usage
+        if body["choices"]:
+            self._finish = str(body["choices"][0]["finish_reason"])
+        return body
 
     def folded(self, events: Iterable[sse.Event]) -> dict[str, Any]:
         """A repaired stream, for a client that asked for none. Raises the error that an error event tells."""
@@ -106,14 +131,16 @@ class ChatAnswer:
         return renamed(body) if self._translator.legacy else body
 
     def _repaired(self, upstream: Iterable[sse.Event], events: list[sse.Event]) -> None:
+        feed_into = self._repair.feed_into
         for event in upstream:
             if self.done:
                 return
             self.begun = True
             if not self.committed and event.data.startswith(b'{"error"'):
                 raise self._translator.error(_status_of(event.data), event.data)
-            events += self._repair.feed(event)
-            self.done = event.data == b"[DONE]"
+            feed_into(event, events)
+            if event.data == b"[DONE]":
+                self.done = True
 
 
 def ask_again(translator: Translator, upstream: dict[str, Any], error: ProxyError) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from devstral_proxy.mistral.json_mender import MAX_HELD, At, JsonMender
+from devstral_proxy.mistral.json_mender import MAX_DEPTH, MAX_HELD, At, JsonMender
 from devstral_proxy.mistral.json_tokens import loads
 from devstral_proxy.mistral.schema_types import required
 
@@ -36,6 +36,9 @@ class Arguments(JsonMender):
         if self.ended:
             self.rest += text
             return ""
+        if self._at is At.START and not self._carry and is_whole(text):
+            self._finish()
+            return text
         if self._carry:
             text, self._carry = self._carry + text, ""
         position, size = 0, len(text)
@@ -138,6 +141,18 @@ class Arguments(JsonMender):
             self._finish()
         else:
             self._break(0)
+
+
+def is_whole(text: str) -> bool:
+    """The text is a JSON object in which there is nothing to mend: no string that begins like an array or an object,
+    and no marker. (Of most it is not known so quickly; they are read step by step.)"""
+    if not (text.startswith("{") and text.endswith("}")) or "TOOL_CALLS" in text:
+        return False
+    if '"[' in text or '"{' in text or '" ' in text or '"\\' in text:
+        return False
+    if len(text) > MAX_DEPTH and text.count("{") + text.count("[") > MAX_DEPTH:
+        return False
+    return isinstance(loads(text), dict)
 
 
 _Step = Callable[[Arguments, str, int], int]

@@ -57,6 +57,10 @@ class CallReader:
             for start in range(0, len(text), BLOCK):
                 self._read(text[start : start + BLOCK])
 
+    def passes(self, text: str) -> bool:
+        """Whether a piece of the content is text and nothing else: then it has been read. False: `feed` it."""
+        return False
+
     def after_call(self, rest: str) -> None:
         """What stands behind the arguments of a call that upstream itself had told apart (F62)."""
         if self._open is None:

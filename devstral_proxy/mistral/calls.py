@@ -23,7 +23,7 @@ from devstral_proxy.mistral.rewrites import RewriteLog
 NO_RESULT: Final = "[no result: the call was interrupted]"
 _CALL_KEYS: Final = frozenset(("id", "type", "function"))
 _FUNCTION_KEYS: Final = frozenset(("name", "arguments"))
-_NO_IDS: Final = ("", "null", "None", "undefined")
+NO_IDS: Final = ("", "null", "None", "undefined")
 
 
 class Call:
@@ -49,7 +49,7 @@ class Result:
         self.images = images
         self.where = where
         given = message.get("tool_call_id")
-        self.given = given if isinstance(given, str) and given not in _NO_IDS else None
+        self.given = given if isinstance(given, str) and given not in NO_IDS else None
         name = message.get("name")
         self.name = name if isinstance(name, str) and name else None
 
@@ -104,7 +104,7 @@ class CallTranslator:
 
     def _id(self, call: dict[str, Any], where: str, taken: dict[str, int]) -> tuple[str | None, str]:
         given = call.get("id")
-        if not isinstance(given, str) or given in _NO_IDS:
+        if not isinstance(given, str) or given in NO_IDS:
             self.log.add("tool_call_id", where + ".id")
             given, mapped = None, tool_ids.hashed(f"call {self.count}")
         else:

@@ -99,6 +99,15 @@ class Choice:
         else:
             reader.feed(text)
 
+    def passes(self, text: str) -> bool:
+        """Whether a piece of the content is text and nothing else. Then it has been read, and is not said again: it
+        goes out as it came. To be asked only while nothing waits."""
+        if self._reads_text and (self._reader is None or not self._reader.passes(text)):
+            return False
+        if text:
+            self.answer.last = text[-1]
+        return True
+
     def _the_reader(self) -> CallReader:
         if self._reader is None:
             self._reader = TextReader(self.answer, self._names)

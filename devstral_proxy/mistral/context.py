@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from devstral_proxy.mistral.tool_markup import Names
 
 
 @dataclass(slots=True)
@@ -20,6 +23,8 @@ class AnswerContext:
     """What the client asked: `auto`, `none`, `required` or `named`."""
     max_calls: int = 128
     """Most calls let through in one choice (1 when the client said `parallel_tool_calls: false`)."""
+    choices: int = 1
+    """How many answers the client asked for (`n`)."""
     stream: bool = True
     """The client asked for a stream."""
     include_usage: bool = False
@@ -28,6 +33,8 @@ class AnswerContext:
     """Upstream was asked for the model's own text (`tool_choice: none` and `return_token_ids`, see capabilities)."""
     token_ids: bool = False
     """Upstream was asked for token ids that the client did not ask for: they are taken out again."""
+    markup: Names | None = None
+    """The names of `tools`, made ready for `tool_markup`, where somebody has done it already."""
     lossy: bool = False
     """Asked this way, upstream may lose a part of the answer: the token ids tell (see `token_watch`). False when it is
     asked for the second time."""

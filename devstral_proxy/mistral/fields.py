@@ -14,7 +14,6 @@ from devstral_proxy.errors import BadRequest
 from devstral_proxy.mistral.profiles import ModelProfile
 from devstral_proxy.mistral.rewrites import RewriteLog
 
-_MAX_STOPS: Final = 4
 _RESPONSE_FORMATS: Final = ("text", "json_object", "json_schema", "structural_tag")
 _LEAST_TOP_P: Final = 1e-6
 _LEAST_TEMPERATURE: Final = 0.01
@@ -64,9 +63,7 @@ def _stop(field: str, value: Any) -> Any:
         return value
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise BadRequest("'stop' must be a string or an array of strings.", param=field)
-    if len(value) > _MAX_STOPS:
-        raise BadRequest(f"'stop' may have at most {_MAX_STOPS} entries.", param=field)
-    return value
+    return value  # how many there may be is vLLM's to say: VLLM_MAX_STOP_STRINGS, and no limit in older releases
 
 
 def _logit_bias(field: str, value: Any) -> Any:
@@ -126,6 +123,8 @@ DROPPED: Final[dict[str, str]] = {
     "chat_template_kwargs": "a Mistral tokenizer has no chat template (F46)",
 }  # fmt: skip
 
+_TRANSLATED_APART: Final = frozenset(("messages", "tools", "tool_choice", "functions", "function_call"))
+
 # What Mistral's newer tokenizers (v15) know of OpenAI's efforts: none and high (F47).
 _EFFORTS: Final[dict[str, str]] = {
     "none": "none", "minimal": "none", "low": "high", "medium": "high", "high": "high", "xhigh": "high", "max": "high",
@@ -141,14 +140,15 @@ def translate_fields(
     """
     body: dict[str, Any] = {}
     for field, value in given.items():
+        if field in _TRANSLATED_APART:
+            continue
         if value is None:
             log.add("null_dropped", field)
-            continue
-        if field in DROPPED:
+        elif field in DROPPED:
             log.add("field_dropped", field)
-            continue
-        check = CHECKS.get(field)
-        body[field] = value if check is None else check(field, value)
+        else:
+            check = CHECKS.get(field)
+            body[field] = value if check is None else check(field, value)
     _check_model(body)
     if "stream_options" in body and not body.get("stream"):
         raise BadRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
@@ -156,8 +156,10 @@ def translate_fields(
         raise BadRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
     _max_tokens(body, profile, max_model_len, log)
     _sampling(body, profile, log)
-    _stops(body, log)
-    _reasoning_effort(body, profile, log)
+    if "stop" in body:
+        _stops(body, log)
+    if "reasoning" in body or "reasoning_effort" in body:
+        _reasoning_effort(body, profile, log)
     if body.get("skip_special_tokens") is False:  # F48
         del body["skip_special_tokens"]
         log.add("field_dropped", "skip_special_tokens")
@@ -198,8 +200,8 @@ def _sampling(body: dict[str, Any], profile: ModelProfile, log: RewriteLog) -> N
 
 
 def _stops(body: dict[str, Any], log: RewriteLog) -> None:
-    stop = body.get("stop")
-    if stop is None or (stop and "" not in stop):
+    stop = body["stop"]
+    if stop and "" not in stop:
         return
     if isinstance(stop, str) and stop:
         return

@@ -35,7 +35,7 @@ _DECODER: Final = json.JSONDecoder(strict=False, parse_constant=str, parse_float
 
 def is_deep(text: str) -> bool:
     """Whether JSON text is nested over MAX_DEPTH levels; brackets inside strings are not looked at twice."""
-    if text.count("{") + text.count("[") <= MAX_DEPTH:
+    if len(text) <= MAX_DEPTH or text.count("{") + text.count("[") <= MAX_DEPTH:
         return False
     depth = 0
     for match in _PIECE.finditer(text):

@@ -20,7 +20,9 @@ from devstral_proxy.mistral.calls import NO_RESULT, Call, CallTranslator, Result
 from devstral_proxy.mistral.content import JOIN, Allowed, as_text, joined, says_anything, thinking_text, translate_parts
 from devstral_proxy.mistral.names import ToolNames, is_valid
 from devstral_proxy.mistral.profiles import ModelProfile
+from devstral_proxy.mistral.quick_exchange import is_plain, plain_end, quickly
 from devstral_proxy.mistral.rewrites import RewriteLog
+from devstral_proxy.mistral.roles import check_roles
 
 Message = dict[str, Any]
 
@@ -29,7 +31,6 @@ BRIDGE: Final = "Done."
 USER_BRIDGE: Final = "Continue."
 """The user message that stands between an assistant's text and its calls under tokenizer v3 (F22)."""
 
-_ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 _PLAIN_KEYS: Final = frozenset(("role", "content"))
 _TOOL_KEYS: Final = frozenset(("role", "content", "tool_call_id", "name"))
 _ASSISTANT_KEYS: Final = frozenset(("role", "content", "tool_calls"))
@@ -66,11 +67,6 @@ class Conversation:
         self._log = log
         self._calls = CallTranslator(names, log)
         self._thinks = profile.reasoning and profile.tokenizer in ("v13", "v15")
-        self._user_parts = Allowed(images=profile.images)
-        self._assistant_parts = Allowed(thinking="keep" if self._thinks else "drop")
-        # Magistral's system prompts hold thinking parts, and only v13 takes them there.
-        self._system_parts = Allowed(thinking="keep" if self._thinks and profile.tokenizer == "v13" else "text")
-        self._text_only = Allowed()
         self._out: list[Message] = []
         self._turn_ended = False  # an empty assistant message stood here
         self._users: list[Any] = []  # contents of neighbouring user messages, the first of which is the last of _out
@@ -86,16 +82,27 @@ class Conversation:
             raise BadRequest("'messages' must be an array.", param="messages")
         if not messages:
             raise BadRequest("'messages' must not be empty.", param="messages")
-        for index, message in enumerate(messages):
-            if not isinstance(message, dict):
-                raise BadRequest("A message must be an object.", param=f"messages[{index}]")
-            role = message.get("role")
-            if not isinstance(role, str) or role not in _ROLES:
-                known = "'system', 'developer', 'user', 'assistant', 'tool' or 'function'"
-                raise BadRequest(f"A message's role must be {known}.", param=f"messages[{index}].role")
+        check_roles(messages)
         index = self._leading_systems(messages)
-        while index < len(messages):
-            index = self._exchange(messages, index)
+        splits_text = self._profile.tokenizer == "v3"
+        size = len(messages)
+        while index < size:
+            exchange = quickly(messages, index, splits_text, self._log)
+            if exchange is not None:
+                made, ids = exchange
+                index += len(made)
+                if self._users:
+                    self._join_users()
+                self._out += made
+                self._turn_ended = False
+                self._earlier.update(ids)
+                self._calls.count += len(ids)
+            elif (end := plain_end(messages, index)) > index:
+                for message in messages[index:end]:
+                    self._assistant_out(message) if message["role"] == "assistant" else self._user(message)
+                index = end
+            else:
+                index = self._exchange(messages, index)
         self._join_users()
         return self._out
 
@@ -104,9 +111,15 @@ class Conversation:
     def _leading_systems(self, messages: list[Message]) -> int:
         index = 0
         while index < len(messages) and messages[index]["role"] in ("system", "developer"):
-            where = f"messages[{index}]"
             message = messages[index]
-            content = self._content(message, self._system_parts, where)
+            if is_plain(message) and message["role"] == "system":
+                self._out.append(message)
+                index += 1
+                continue
+            where = f"messages[{index}]"
+            # Magistral's system prompts hold thinking parts, and only v13 takes them there.
+            keeps = self._thinks and self._profile.tokenizer == "v13"
+            content = self._content(message, Allowed(thinking="keep" if keeps else "text"), where)
             if content is not None:
                 self._out.append(self._system(message, content, where))
             else:
@@ -154,16 +167,14 @@ class Conversation:
         """The assistant message and the results of its calls; returns the images that came in results."""
         if not turn.messages:
             return []
-        self._join_users()
         message = turn.message()
         if turn.calls and says_anything(message.get("content")) and self._profile.tokenizer == "v3":
             # v3 refuses text beside calls, and joins neighbours before it looks (F22)
             self._log.add("text_split")
-            self._out.append({"role": "assistant", "content": message["content"]})
+            self._assistant_out({"role": "assistant", "content": message["content"]})
             self._out.append({"role": "user", "content": USER_BRIDGE})
             message = {"role": "assistant", "content": "", "tool_calls": message["tool_calls"]}
-        self._out.append(message)
-        self._turn_ended = False
+        self._assistant_out(message)
         images: list[Message] = []
         for call in turn.calls:
             self._out.append(self._tool(call))
@@ -213,7 +224,7 @@ class Conversation:
 
     def _user_message(self, message: Message, where: str) -> Message:
         role = message["role"]
-        content = self._content(message, self._user_parts if role == "user" else self._text_only, where)
+        content = self._content(message, Allowed(images=role == "user" and self._profile.images), where)
         if role == "user":
             if content is None or content == "" != message.get("content"):
                 self._log.add("content_filled", where)
@@ -228,7 +239,7 @@ class Conversation:
 
     def _assistant(self, message: Message, where: str, turn: _Turn) -> None:
         """Translate one assistant message and join it to its turn."""
-        content = self._content(message, self._assistant_parts, where)
+        content = self._content(message, Allowed(thinking="keep" if self._thinks else "drop"), where)
         content = self._reasoning(message, content, where)
         given = message.get("tool_calls")
         legacy = message.get("function_call")
@@ -299,7 +310,7 @@ class Conversation:
         if isinstance(content, str):
             text = content
         elif isinstance(content, list):
-            parts = translate_parts(content, self._user_parts, where + ".content", self._log)
+            parts = translate_parts(content, Allowed(images=self._profile.images), where + ".content", self._log)
             self._log.add("content_flattened", where)  # F29
             text = as_text(parts.parts)
             if parts.images:
@@ -352,6 +363,13 @@ class Conversation:
         return [{"role": "user", "content": result.images}] if result.images else []
 
     # -- the end of the list
+
+    def _assistant_out(self, message: Message) -> None:
+        """Append an assistant message."""
+        if self._users:
+            self._join_users()
+        self._out.append(message)
+        self._turn_ended = False
 
     def _user(self, message: Message) -> None:
         """Append a user message: merged with one before it, bridged after a result or an ended turn."""

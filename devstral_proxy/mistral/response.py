@@ -11,6 +11,7 @@ from devstral_proxy.errors import UpstreamProtocolError
 from devstral_proxy.mistral.choice import Choice
 from devstral_proxy.mistral.context import AnswerContext
 from devstral_proxy.mistral.fold import Message
+from devstral_proxy.mistral.quick_answer import quickly
 from devstral_proxy.mistral.rewrites import RewriteLog
 from devstral_proxy.mistral.tool_markup import Names
 
@@ -24,7 +25,7 @@ def repair_response(body: dict[str, Any], context: AnswerContext, log: RewriteLo
     choices = body.get("choices")
     if not isinstance(choices, list):
         raise UpstreamProtocolError("vLLM answered with something that is no chat completion")
-    names = Names(context.tools)
+    names = context.markup or Names(context.tools)
     seed = body.get("id")
     seed = seed if isinstance(seed, str) else ""
     repaired = {**body, "choices": [_choice(choice, n, seed, context, names, log) for n, choice in enumerate(choices)]}
@@ -37,6 +38,9 @@ def repair_response(body: dict[str, Any], context: AnswerContext, log: RewriteLo
 def _choice(
     choice: Any, number: int, seed: str, context: AnswerContext, names: Names, log: RewriteLog
 ) -> dict[str, Any]:
+    quick = quickly(choice, number, context, log)
+    if quick is not None:
+        return quick
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise UpstreamProtocolError("vLLM answered with a choice that has no message")

@@ -6,6 +6,7 @@ A change without a name here is a defect: `RewriteLog.add` refuses it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -93,6 +94,14 @@ REQUEST: dict[str, Rewrite] = {
     "asked_token_ids": Rewrite("F57", "this vLLM may lose a part of the answer: the token ids tell"),
     "asked_again": Rewrite("F57", "a part of the answer was lost on the way: asked for again, in the other way"),
     "asked_raw_text": Rewrite("F57", "this vLLM's parser loses calls: the model's own text is asked for and read here"),
+    "billing_header": Rewrite(
+        "", "Claude Code's billing header changes with each request, and would make all of the prompt new: dropped"
+    ),
+    "server_tool_as_text": Rewrite("", "a tool that the client's own API runs: its earlier calls and results are text"),
+    "block_dropped": Rewrite("", "a content block that says nothing to a model was dropped"),
+    "result_error": Rewrite("", "a failed call's result did not say so: its text begins with `Error`"),
+    "item_dropped": Rewrite("", "an input item of a kind that nobody serves here, or that is gone, was dropped"),
+    "reasoning_opaque": Rewrite("", "reasoning that only the service which wrote it can read was dropped"),
     "field_dropped": Rewrite("F46 F48", "a field that vLLM ignores or, with a Mistral tokenizer, refuses"),
 }
 
@@ -122,12 +131,21 @@ RESPONSE: dict[str, Rewrite] = {
     "chunk_completed": Rewrite("", "a chunk lacked something of OpenAI's form: filled in"),
     "chunk_after_finish": Rewrite("", "something came after a choice's end: left out"),
     "finish_reason": Rewrite("F67 F68 F70", "the finish reason was missing or wrong"),
+    "done_added": Rewrite("F69", "the stream ended after every finish reason, but without `[DONE]`: added"),
     "finish_split": Rewrite("F71", "the last piece of an answer and its finish reason came in one chunk: split in two"),
     "token_ids_hidden": Rewrite("", "token ids that the proxy had asked for were taken out again"),
     "usage_hidden": Rewrite("F74", "usage that the proxy had asked for was taken out again"),
 }
 
 REWRITES: dict[str, Rewrite] = {**REQUEST, **RESPONSE}
+
+
+def counted(entries: Iterable[tuple[str, str]]) -> str:
+    """`tool_call_id=2,key_dropped=1`: how often each was made, in the order of the first time."""
+    counts: dict[str, int] = {}
+    for name, _ in entries:
+        counts[name] = counts.get(name, 0) + 1
+    return ",".join([f"{name}={count}" for name, count in counts.items()])
 
 
 class RewriteLog:
@@ -156,7 +174,7 @@ class RewriteLog:
 
     def header(self) -> str:
         """The value of `x-devstral-rewrites`: `tool_call_id=2,key_dropped=1`; empty when nothing was changed."""
-        return ",".join(f"{name}={count}" for name, count in self.counts().items())
+        return counted(self.entries)
 
     def __bool__(self) -> bool:
         return bool(self.entries)

@@ -5,9 +5,9 @@ upstream said, upstream's own bytes go out: an event whose text may still turn o
 that is known. Most chunks of a stream differ from the one before in one string only; those are read without parsing
 the rest (`template`).
 
-However it ends, it ends: with `[DONE]`, once, and with an error event before it unless upstream said that each choice
-was finished (F63, F69). A call that max_tokens cut is finished by `length`, and its arguments are closed, so that they
-are an object: what was there of a value stays, half a key goes (F67).
+However it ends, it ends: with `[DONE]`, once, and with an error event before it unless upstream said of each choice
+that it was finished (F63, F69). A call that max_tokens cut is finished by `length`, and its arguments are closed, so
+that they are an object: what was there of a value stays, half a key goes (F67).
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ MAX_HELD: Final = 256
 class _Line:
     """One choice, and its events that are held."""
 
-    __slots__ = ("choice", "dirty", "extra", "held", "logprobs", "role_sent")
+    __slots__ = ("choice", "clear", "dirty", "extra", "held", "logprobs", "role_sent")
 
     def __init__(self, choice: Choice) -> None:
         self.choice = choice
+        self.clear = False  # the last event went out as it came, and nothing is left of those before it
         self.held: list[Event] = []
         self.dirty = False  # something held was part of an event that went out rewritten
         self.role_sent = False
@@ -67,6 +68,10 @@ class StreamRepair:
         self._envelope = Envelope(context, log)
         self._usage: Event | None = None
         self._begun = False  # something has gone out
+        self.usage: dict[str, Any] | None = None
+        """The tokens that upstream counted, once it has told them."""
+        self.finish_reason = ""
+        """The first choice's, once it has ended."""
         self._done = False
 
     def feed(self, event: Event) -> list[Event]:
@@ -75,30 +80,45 @@ class StreamRepair:
         Raises AnswerLost where the token ids say that a part of the answer is missing, as long as nothing of it has
         gone out; later that is an error event, like any other.
         """
+        out: list[Event] = []
+        self.feed_into(event, out)
+        return out
+
+    def feed_into(self, event: Event, out: list[Event]) -> None:
+        """`feed`, for many events: what goes out is appended."""
         if self._done:
-            return []
+            return
         data = event.data
         for template in self._templates:
             if (text := template.read(data)) is not None:
-                if event.type:
-                    break
                 line = self._lines[template.choice]
                 choice = line.choice
-                if choice.finished:
+                if event.type or choice.finished:
                     break
                 if template.call is None:
+                    if line.clear and choice.passes(text):
+                        out.append(event)
+                        return
                     choice.text(text)
                 elif not choice.more(template.call, text):
                     break
-                return self._settle(line, event, None)
+                out += self._settle(line, event, None)
+                return
         if data == b"[DONE]" or data.strip() == b"[DONE]":
-            return self._end()
-        return self._read(event)
+            out += self._end()
+        else:
+            out += self._read(event)
 
     def finish(self, error: ProxyError | None = None) -> list[Event]:
-        """Upstream's body has ended, or `error` ended it. Nothing when `[DONE]` was there before."""
+        """Upstream's body has ended, or `error` ended it. Nothing when `[DONE]` was there before.
+
+        An answer that lacks nothing but `[DONE]` is whole: an error behind it would only make agents ask once more.
+        """
         if self._done:
             return []
+        if len(self._lines) >= self._context.choices and all(line.choice.finished for line in self._lines.values()):
+            self._note("done_added", "")
+            return self._end()
         if error is None:
             error = UpstreamProtocolError("vLLM's stream ended early, without [DONE]", code="upstream_stream_ended")
         return self._fail(error)
@@ -120,6 +140,7 @@ class StreamRepair:
         clean = self._envelope.open(chunk) and not event.type
         if not choices:
             if isinstance(chunk.get("usage"), dict):
+                self.usage = chunk["usage"]
                 self._usage = event if clean else self._envelope.event(chunk, [])
             return []
         out: list[Event] = []
@@ -136,7 +157,7 @@ class StreamRepair:
         line = self._lines.get(index)
         if line is None:
             if self._names is None:
-                self._names = Names(self._context.tools)
+                self._names = self._context.markup or Names(self._context.tools)
             line = self._lines[index] = _Line(Choice(index, self._context, self._names, self._log))
             line.choice.answer.seed = self._envelope.id
         choice, answer = line.choice, line.choice.answer
@@ -167,7 +188,7 @@ class StreamRepair:
         out = self._settle(line, event, chunk)
         if out and out[-1] is event and ids is None and self._lessons:
             self._lessons -= 1
-            self._learn(index, chunk, delta, event)
+            self._learn(index, delta, event)
         return out
 
     def _role(self, line: _Line, delta: dict[str, Any]) -> None:
@@ -179,6 +200,7 @@ class StreamRepair:
     def _settle(self, line: _Line, event: Event, chunk: dict[str, Any] | None) -> list[Event]:
         """What goes out after an event."""
         choice, answer, held = line.choice, line.choice.answer, line.held
+        line.clear = False
         if not answer.touched and not line.dirty:
             if choice.waiting:
                 held.append(event)
@@ -186,7 +208,7 @@ class StreamRepair:
                     return []
             else:
                 answer.drop()
-                line.role_sent = True
+                line.role_sent = line.clear = True
                 line.extra.clear()
                 line.logprobs.clear()
                 if not held:
@@ -240,6 +262,9 @@ class StreamRepair:
                 return self._fail(lost)
             self._done = True
             raise
+        self.finish_reason = self.finish_reason or right
+        if isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
         delta = piece.get("delta")
         full = isinstance(delta, dict) and any(delta.get(key) for key in _SAYING)
         if not answer.touched and not line.dirty and not full:
@@ -257,8 +282,8 @@ class StreamRepair:
         out.append(self._envelope.event(chunk, [last]))
         return out
 
-    def _learn(self, index: int, chunk: dict[str, Any], delta: dict[str, Any], event: Event) -> None:
-        template = learn(index, chunk, delta, event.data)
+    def _learn(self, index: int, delta: dict[str, Any], event: Event) -> None:
+        template = learn(index, delta, event.data)
         if template is not None:
             self._templates = [
                 template,

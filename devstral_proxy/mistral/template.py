@@ -7,25 +7,25 @@ string.
 
 from __future__ import annotations
 
-import copy
 import re
 from typing import Any
 
 import orjson
 
 _STRING = re.compile(rb'"(content|arguments)"\s*:\s*"((?:[^"\\]|\\.)*)"')
-_SPECIAL = re.compile(rb'["\\\x00-\x1f]').search
 _PROBE = "probe"
 
 
 class Template:
     """`choice`: its index; `call`: upstream's index of the call whose arguments the string is, None for content."""
 
-    __slots__ = ("_head", "_least", "_tail", "call", "choice")
+    __slots__ = ("_end", "_head", "_least", "_start", "_tail", "call", "choice")
 
     def __init__(self, head: bytes, tail: bytes, choice: int, call: int | None) -> None:
         self._head = head
         self._tail = tail
+        self._start = len(head)
+        self._end = -len(tail)
         self._least = len(head) + len(tail)
         self.choice = choice
         self.call = call
@@ -34,17 +34,18 @@ class Template:
         """The string, when the chunk is like the one learned from."""
         if not data.startswith(self._head) or not data.endswith(self._tail) or len(data) < self._least:
             return None
-        inner = data[len(self._head) : len(data) - len(self._tail)]
+        inner = data[self._start : self._end]
         try:
-            if _SPECIAL(inner) is None:
-                return inner.decode()
-            text: str = orjson.loads(b'"%b"' % inner)
+            text = inner.decode()
+            if text.isprintable() and '"' not in text and "\\" not in text:
+                return text  # it means itself
+            escaped: str = orjson.loads(b'"%b"' % inner)
         except ValueError:  # of both: no UTF-8, no JSON string
             return None
-        return text
+        return escaped
 
 
-def learn(index: int, chunk: dict[str, Any], delta: dict[str, Any], data: bytes) -> Template | None:
+def learn(index: int, delta: dict[str, Any], data: bytes) -> Template | None:
     """The template of a chunk with one choice whose delta says one string, or None."""
     calls = delta.get("tool_calls")
     content = delta.get("content")
@@ -60,7 +61,7 @@ def learn(index: int, chunk: dict[str, Any], delta: dict[str, Any], data: bytes)
             return None
     else:
         return None
-    expected = copy.deepcopy(chunk)
+    expected = orjson.loads(data)
     said = expected["choices"][0]["delta"]
     if call is None:
         said["content"] = _PROBE

@@ -7,10 +7,12 @@ a hash, never random, and a history translates to the same tokens each time it i
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 
 LENGTH = 9
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS = [low + high for high in _ALPHABET for low in _ALPHABET]
 _VALID = re.compile(r"[a-zA-Z0-9]{9}").fullmatch
 
 
@@ -22,13 +24,14 @@ def is_valid(tool_call_id: object) -> bool:
 def hashed(text: str) -> str:
     """Nine alphanumerics that depend on `text` alone."""
     number = int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
-    digits = []
-    for _ in range(LENGTH):
-        number, digit = divmod(number, 62)
-        digits.append(_ALPHABET[digit])
-    return "".join(digits)
+    number, a = divmod(number, 3844)
+    number, b = divmod(number, 3844)
+    number, c = divmod(number, 3844)
+    number, d = divmod(number, 3844)
+    return _PAIRS[a] + _PAIRS[b] + _PAIRS[c] + _PAIRS[d] + _ALPHABET[number % 62]
 
 
+@lru_cache(maxsize=8192)  # a history's ids come again with each turn
 def mapped(tool_call_id: str) -> str:
     """The id itself where it is valid, else its hash."""
     return tool_call_id if _VALID(tool_call_id) else hashed(tool_call_id)

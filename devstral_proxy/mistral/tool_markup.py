@@ -50,7 +50,7 @@ class _Maybe(NamedTuple):
 class Names:
     """The names of a request's tools, made ready for the search."""
 
-    __slots__ = ("_by_end", "longest", "prefixes", "schemas")
+    __slots__ = ("_by_end", "ends", "longest", "prefixes", "schemas")
 
     def __init__(self, schemas: dict[str, dict[str, Any]]) -> None:
         self.schemas = schemas
@@ -61,6 +61,8 @@ class Names:
             starts |= {f"{name}[ARGS]", f"{name}[CALL_ID]"}
         self.prefixes = {start[:length] for start in starts for length in range(1, len(start))}
         """What the end of a text may be, when markup comes."""
+        self.ends = frozenset(prefix[-1] for prefix in self.prefixes)
+        """The last characters of these."""
         self.longest = max(map(len, starts))
 
     def before(self, text: str, end: int) -> str | None:
@@ -107,6 +109,17 @@ class TextReader(CallReader):
     def waiting(self) -> bool:
         """Something that came has not been said yet."""
         return bool(self._bare) or super().waiting
+
+    def passes(self, text: str) -> bool:
+        """Whether a piece of the content is text and nothing else: then it has been read. So is nearly every piece:
+        nothing is open or held, and nothing begins in it."""
+        if self._after or self._held or self._open is not None or self._bare is not None:
+            return False
+        if "{" in text or "[" in text or "TOOL_CALLS" in text or self._tail(text, 0) < len(text):
+            return False
+        if text:
+            self._fence.read(text)
+        return True
 
     def after_call(self, rest: str) -> None:
         """What stands behind the arguments of a call that upstream itself had told apart (F62)."""
@@ -221,6 +234,8 @@ class TextReader(CallReader):
     def _tail(self, text: str, floor: int) -> int:
         """Where the end of the text that may become a marker, or a name, begins."""
         prefixes = self._names.prefixes
+        if text[-1:] not in self._names.ends:
+            return len(text)
         for start in range(max(floor, len(text) - self._names.longest), len(text)):
             if text[start:] in prefixes and (text[start] == "[" or self._before(text, start) not in _WORD):
                 return start

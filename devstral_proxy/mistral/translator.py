@@ -16,6 +16,8 @@ from devstral_proxy.mistral.profiles import ModelProfile
 from devstral_proxy.mistral.response import repair_response
 from devstral_proxy.mistral.rewrites import RewriteLog
 from devstral_proxy.mistral.stream import StreamRepair
+from devstral_proxy.mistral.tool_markup import Names
+from devstral_proxy.mistral.tool_memo import ToolMemo
 from devstral_proxy.mistral.tools import ToolSet, tool_choice
 from devstral_proxy.upstream.capabilities import Capabilities, for_version, plan
 
@@ -32,15 +34,21 @@ class Translator:
         *,
         capabilities: Capabilities | None = None,
         max_model_len: int | None = None,
+        memo: ToolMemo | None = None,
     ) -> None:
-        """`capabilities`: how this vLLM is asked (as the client asks); `max_model_len`: its context, in tokens."""
+        """`capabilities`: how this vLLM is asked (as the client asks); `max_model_len`: its context, in tokens;
+        `memo`: tools translated before, to be shared by the translators of one thread."""
         self.profile = profile
         self.capabilities = capabilities if capabilities is not None else for_version(None)
         self.max_model_len = max_model_len
+        self._memo = memo
+        self._markup: Names | None = None
         self.rewrites = RewriteLog()
         self.context = AnswerContext()
         self.legacy = False
         """The client sent the legacy `functions`, and reads the answer in those words (see `legacy`)."""
+        self.streamed = False
+        """vLLM is asked for a stream."""
 
     def request(self, body: dict[str, Any]) -> dict[str, Any]:
         """An OpenAI chat completion request, as it is sent to vLLM.
@@ -59,8 +67,7 @@ class Translator:
     def _request(self, given: dict[str, Any]) -> dict[str, Any]:
         log = self.rewrites
         names = ToolNames()
-        rest = {key: value for key, value in given.items() if key not in _TRANSLATED_APART}
-        body = translate_fields(rest, self.profile, self.max_model_len, log)
+        body = translate_fields(given, self.profile, self.max_model_len, log)
         tools, choice = self._tools(given, names)
         if "messages" not in given:
             raise BadRequest("'messages' is required.", param="messages")
@@ -80,12 +87,14 @@ class Translator:
         if planned is not ordered:
             self._note_plan(ordered, planned)
         self._fill_context(ordered, planned, tools, names)
+        self.streamed = planned.get("stream") is True
         return planned
 
     def _note_plan(self, body: dict[str, Any], planned: dict[str, Any]) -> None:
-        if bool(planned.get("stream")) != bool(body.get("stream")):
-            self.rewrites.add("asked_whole" if body.get("stream") else "asked_as_stream", "stream")
-        elif planned.get("stream_options") != body.get("stream_options"):
+        stream = bool(body.get("stream"))
+        if bool(planned.get("stream")) != stream:
+            self.rewrites.add("asked_whole" if stream else "asked_as_stream", "stream")
+        elif stream and planned.get("stream_options") != body.get("stream_options"):
             self.rewrites.add("usage_asked", "stream_options")
         if planned.get("tool_choice") != body.get("tool_choice"):
             self.rewrites.add("asked_raw_text", "tool_choice")
@@ -103,7 +112,10 @@ class Translator:
             legacy = given.get("function_call")
             choice = {"type": "function", "function": legacy} if isinstance(legacy, dict) else legacy
         elif defined is not None:
-            tools.add_all(defined, "tools")
+            if self._memo is not None:
+                self._markup = self._memo.add_all(tools, defined)
+            else:
+                tools.add_all(defined, "tools")
             if not defined:
                 log.add("tools_omitted", "tools")
         elif "tools" in given:
@@ -127,14 +139,18 @@ class Translator:
         v13 and later write the tools into the first user message: without one they would be lost. And no validator
         sees the calls of a message that is the very first.
         """
-        first = next((index for index, message in enumerate(messages) if message["role"] != "system"), len(messages))
-        if (has_tools or first == 0) and (first == len(messages) or messages[first]["role"] != "user"):
+        first, size = 0, len(messages)
+        while first < size and messages[first]["role"] == "system":
+            first += 1
+        if (has_tools or first == 0) and (first == size or messages[first]["role"] != "user"):
             self.rewrites.add("user_added", f"messages[{first}]")
             messages.insert(first, {"role": "user", "content": ""})
 
     def _last_assistant(self, messages: list[Message], body: dict[str, Any]) -> None:
         """A history that ends with the assistant is continued; vLLM refuses it otherwise (F18)."""
         continued = messages[-1]["role"] == "assistant"
+        if not continued and "continue_final_message" not in body and "add_generation_prompt" not in body:
+            return
         wanted = {"continue_final_message": True, "add_generation_prompt": False} if continued else {}
         if any(body.get(key, default) != wanted.get(key, default) for key, default in _GENERATION.items()):
             self.rewrites.add("assistant_continued" if continued else "field_dropped", "messages")
@@ -145,18 +161,19 @@ class Translator:
     def _fill_context(self, body: dict[str, Any], planned: dict[str, Any], tools: ToolSet, names: ToolNames) -> None:
         choice = body.get("tool_choice", "auto")
         single = not self.profile.parallel_tool_calls or body.get("parallel_tool_calls") is False or self.legacy
-        self.context = AnswerContext(
-            tools=tools.schemas,
-            names=names.back,
-            custom=frozenset(tools.custom),
-            tool_choice="named" if isinstance(choice, dict) else "required" if choice == "any" else choice,
-            max_calls=1 if single else self.profile.max_tool_calls,
-            stream=bool(body.get("stream")),
-            include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
-            raw_text=planned.get("tool_choice") == "none" != choice,
-            token_ids=planned.get("return_token_ids") is True is not body.get("return_token_ids"),
-            lossy=self.capabilities.token_ids and bool(tools.tools) and choice == "auto",
-        )
+        context = self.context
+        context.tools = tools.schemas
+        context.names = names.back
+        context.custom = frozenset(tools.custom)
+        context.tool_choice = "named" if isinstance(choice, dict) else "required" if choice == "any" else choice
+        context.max_calls = 1 if single else self.profile.max_tool_calls
+        context.choices = body.get("n", 1)
+        context.stream = body.get("stream") is True
+        context.include_usage = "stream_options" in body and bool(body["stream_options"].get("include_usage"))
+        context.raw_text = planned.get("tool_choice") == "none" != choice
+        context.token_ids = planned.get("return_token_ids") is True is not body.get("return_token_ids")
+        context.markup = self._markup
+        context.lossy = self.capabilities.token_ids and bool(tools.tools) and choice == "auto"
 
     def response(self, body: dict[str, Any]) -> dict[str, Any]:
         """vLLM's whole answer, repaired and in the client's own names."""
@@ -189,5 +206,4 @@ class Translator:
         return None
 
 
-_TRANSLATED_APART = frozenset(("messages", "tools", "tool_choice", "functions", "function_call"))
 _GENERATION = {"continue_final_message": False, "add_generation_prompt": True}

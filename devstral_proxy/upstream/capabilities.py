@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 Ask = Literal["as-client", "stream", "whole"]
@@ -67,6 +68,7 @@ UNKNOWN = Capabilities((0, 0, 0), "the server tells no version: it is asked as t
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 
+@lru_cache(maxsize=64)
 def for_version(version: str | None) -> Capabilities:
     """The row of a vLLM version as `/version` tells it (`0.12.0`, `0.11.1rc2.dev3+g123`).
 

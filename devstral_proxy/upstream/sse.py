@@ -76,12 +76,26 @@ class Parser:
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that this piece of the body completes."""
+        if self._is_one(chunk):
+            self._started = True
+            return [Event(chunk[6:-2], chunk)]
         return self._guarded(chunk)
 
     def eof(self) -> list[Event]:
         """The last event, when the body ended without its blank line."""
         self._after_cr = False
         return self._guarded(b"\n\n" if self._line else b"\n")
+
+    def _is_one(self, chunk: bytes) -> bool:
+        """One whole event of one line in the form that is sent on, and nothing has begun: so most chunks are."""
+        return (
+            chunk.startswith(b"data: ")
+            and chunk.endswith(b"\n\n")
+            and chunk.find(b"\n") == len(chunk) - 2
+            and not (self._size or self._line or self._after_cr or self._error)
+            and b"\r" not in chunk
+            and len(chunk) - 2 <= self._max
+        )
 
     def _guarded(self, chunk: bytes) -> list[Event]:
         if self._error is not None:

@@ -348,6 +348,22 @@ def test_done_once_and_last() -> None:
     assert stream.finish(UpstreamTimeout("late")) == []
 
 
+@pytest.mark.parametrize("error", [None, UpstreamTimeout("late")])
+def test_an_answer_that_lacks_only_done_is_whole(error: UpstreamTimeout | None) -> None:
+    """Agents that get an error behind a whole answer ask once more, or give up."""
+    log = RewriteLog()
+    read = answer(body(role(), text("a"), finish("stop")), context(include_usage=False), log=log, error=error)
+    assert read.error is None
+    assert (read.choices[0].content, read.choices[0].finish) == ("a", "stop")
+    assert log.counts() == {"done_added": 1}
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_of_two_answers_both_have_to_be_whole(begun: bool) -> None:
+    upstream = body(role(0), role(1) if begun else b"", text("a", index=0), finish("stop", 0))
+    assert answer(upstream, context(choices=2)).error is not None
+
+
 def test_one_choice_of_two_without_an_end() -> None:
     read = answer(body(role(0), role(1), text("a", index=0), finish("stop", 0), text("b", index=1), END))
     assert read.error is not None

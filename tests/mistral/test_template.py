@@ -21,7 +21,7 @@ def data(event: bytes) -> bytes:
 def learned(event: bytes) -> Any:
     parsed = orjson.loads(data(event))
     choice = parsed["choices"][0]
-    return learn(choice["index"], parsed, choice["delta"], data(event))
+    return learn(choice["index"], choice["delta"], data(event))
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.booleans())
@@ -83,6 +83,6 @@ MISLEADING = r'{"a":"\"content\":\"x\"","content":"y","choices":[{"index":0,"del
 def test_other_servers_spaces(template: str) -> None:
     first, second = ((template % word).encode() for word in ("one", "two"))
     parsed = orjson.loads(first)
-    found = learn(0, parsed, parsed["choices"][0]["delta"], first)
+    found = learn(0, parsed["choices"][0]["delta"], first)
     assert found is not None
     assert found.read(second) == "two"

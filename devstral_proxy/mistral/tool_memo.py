@@ -1,0 +1,72 @@
+"""Tools that have been translated before.
+
+An agent sends the same tools with each turn, and their schemas are most of what there is to walk through. The result
+depends on nothing but the definitions themselves, so it is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from devstral_proxy.mistral.tool_markup import Names
+from devstral_proxy.mistral.tools import ToolSet
+
+MAX_ENTRIES: Final = 32
+MAX_BYTES: Final = 256 * 1024
+"""Definitions over this are translated anew each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    tools: list[dict[str, Any]]
+    schemas: dict[str, dict[str, Any]]
+    own: dict[str, str]
+    custom: set[str]
+    back: dict[str, str]
+    rewrites: list[tuple[str, str]]
+    markup: Names
+
+
+class ToolMemo:
+    """`add_all` does what `ToolSet.add_all` does, by memory where it can. What it hands out must not be changed."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: dict[bytes, _Entry] = {}
+
+    def add_all(self, into: ToolSet, defined: Any) -> Names | None:
+        """Translate the request's `tools` into an empty set; the names are those of the set, made ready for
+        `tool_markup`, where they are known. Raises BadRequest."""
+        try:
+            key = orjson.dumps(defined)
+        except TypeError:  # nested too deeply: it will be refused
+            key = b""
+        if not 2 < len(key) <= MAX_BYTES:
+            into.add_all(defined, "tools")
+            return None
+        entries = self._entries
+        entry = entries.pop(key, None)
+        if entry is None:
+            before = len(into.log.entries)
+            into.add_all(defined, "tools")
+            entry = _Entry(
+                into.tools,
+                into.schemas,
+                into.own,
+                into.custom,
+                dict(into.names.back),
+                into.log.entries[before:],
+                Names(into.schemas),
+            )
+            if len(entries) >= MAX_ENTRIES:
+                del entries[next(iter(entries))]
+        else:
+            into.tools, into.schemas, into.own, into.custom = entry.tools, entry.schemas, entry.own, entry.custom
+            into.names.back.update(entry.back)
+            into.log.entries += entry.rewrites
+        entries[key] = entry  # the one used last at the end
+        return entry.markup
