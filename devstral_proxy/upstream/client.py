@@ -14,64 +14,58 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
+from pydantic import SecretStr
 
 from devstral_proxy import __version__
 from devstral_proxy.config import Settings
 from devstral_proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
-from devstral_proxy.upstream.transport import Body, FastTransport
+from devstral_proxy.upstream.call import Call, Head
+from devstral_proxy.upstream.transport import FastTransport
+from devstral_proxy.upstream.transport.head import Head as RequestHead
+from devstral_proxy.upstream.transport.pool import Pool
 
 _log = logging.getLogger("devstral_proxy.upstream")
 
+Headers = list[tuple[bytes, bytes]]
 
-class Answer:
-    """The head of vLLM's response, and its body as an asynchronous iterator of bytes as they come."""
+# The first row that fits says where the connection failed (UpstreamError.phase).
+_PHASES: Final[tuple[tuple[type[httpx.TransportError], Literal["pool", "connect", "wait", "lost"]], ...]] = (
+    (httpx.PoolTimeout, "pool"),
+    (httpx.ConnectTimeout, "connect"),
+    (httpx.ConnectError, "connect"),
+    (httpx.TimeoutException, "wait"),
+    (httpx.NetworkError, "lost"),
+    (httpx.RemoteProtocolError, "lost"),
+)
 
-    __slots__ = ("_body", "_client", "_response", "content_type", "retry_after", "status")
+
+class Answer(Head):
+    """A response of httpx's: the head, and the body as an asynchronous iterator of bytes as they come."""
+
+    __slots__ = ("_client", "_response")
 
     def __init__(self, response: httpx.Response, client: UpstreamClient) -> None:
+        super().__init__(response.status_code, response.headers.raw)
         self._response = response
         self._client = client
-        self.status = response.status_code
-        headers = response.headers
-        self.content_type: str = headers.get("content-type", "")
-        self.retry_after: str | None = headers.get("retry-after")
-        # What is not encoded (we ask for identity) needs no decoder of httpx's.
-        stream = response.stream
-        self._body = stream if isinstance(stream, Body) and "content-encoding" not in headers else None
-
-    @property
-    def is_stream(self) -> bool:
-        """The body is server-sent events."""
-        return self.content_type.lower().startswith("text/event-stream")
-
-    @property
-    def direct(self) -> bool:
-        """`take` may be used: the body comes straight from the connection."""
-        return self._body is not None
-
-    async def take(self, until: float) -> list[bytes] | None:
-        """All pieces of a `direct` body that are there, at least one; none at its end; None when there is nothing by
-        then (in the loop's time). Raises what breaks the body, as UpstreamError."""
-        if self._body is None:
-            raise TypeError("this body is read by iterating")
-        try:
-            return await self._body.take(until)
-        except httpx.HTTPError as error:
-            raise self._client.explain(error) from None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         response = self._response
-        plain = "content-encoding" not in response.headers and not response.is_stream_consumed
-        chunks = response.aiter_raw() if plain else response.aiter_bytes()
+        raw = self.plain and not response.is_stream_consumed
+        chunks = response.aiter_raw() if raw else response.aiter_bytes()
         try:
             async for chunk in chunks:
                 yield chunk
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise self._client.explain(error) from None
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it where the body has not ended."""
+        await self._response.aclose()
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises UpstreamProtocolError when it is over the limit."""
@@ -86,12 +80,24 @@ class Answer:
 
 
 class UpstreamClient:
-    """One a process. `transport` replaces the network in tests."""
+    """One a server. Without `base` it is VLLM_BASE with VLLM_API_KEY, else the server at this URL with this key.
 
-    def __init__(self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    `transport` replaces the network in tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        base: str | None = None,
+        api_key: SecretStr | None = None,
+    ) -> None:
         self._settings = settings
-        self._base = settings.vllm_base
-        self.address = urlsplit(settings.vllm_base).netloc
+        self._base = base or settings.vllm_base
+        self._setting = "UPSTREAMS" if base else "VLLM_BASE"
+        key = api_key if base else settings.vllm_api_key
+        self.address = urlsplit(self._base).netloc
         """host:port, for messages; the settings let no credentials into it."""
         headers = {
             "accept": "application/json, text/event-stream",
@@ -99,50 +105,86 @@ class UpstreamClient:
             "connection": "keep-alive",
             "user-agent": f"devstral-proxy/{__version__}",
         }
-        if settings.vllm_api_key is not None:
-            headers["authorization"] = f"Bearer {settings.vllm_api_key.get_secret_value()}"
+        if key is not None:
+            headers["authorization"] = f"Bearer {key.get_secret_value()}"
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._urls: dict[str, httpx.URL] = {}
         self._transport = transport or _transport(settings)
         # The transport of our own sends a request again by itself where that is safe.
         self._retries = not isinstance(self._transport, FastTransport)
+        self._fast = self._transport if isinstance(self._transport, FastTransport) else None
+        self._short: dict[str, tuple[httpx.Request, RequestHead]] = {}
+
+    @property
+    def pool(self) -> Pool | None:
+        """The connections, where they are in a pool of ours."""
+        return None if self._fast is None else self._fast.pool
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._transport.aclose()
 
+    def call(self, method: str, path: str, body: bytes | None, extra: Headers | None = None) -> Call | None:
+        """Send one request on an idle connection; None where none stands ready, and `open` is the way."""
+        transport = self._fast
+        if transport is None or body is None:
+            return None
+        short = self._short.get(path)
+        if short is None:
+            request = self._request(method, path, b"", 0)
+            short = self._short[path] = (request, transport.head_of(request))
+        request, head = short
+        connection = transport.start(request, head.whole(len(body), extra), body)
+        return None if connection is None else Call(transport, connection)
+
     @asynccontextmanager
     async def open(
-        self, method: str, path: str, body: bytes | None = None, *, first_byte: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        first_byte: float | None = None,
+        extra: Headers | None = None,
     ) -> AsyncIterator[Answer]:
         """Send one request; the block gets the head of the answer.
 
-        `first_byte`: seconds until the head, and between two reads of the body. Raises UpstreamUnavailable,
-        UpstreamTimeout or UpstreamProtocolError, in the block too while the body is read. A redirect is not followed.
+        `first_byte`: seconds until the head, and between two reads of the body; `extra`: further headers. Raises
+        UpstreamUnavailable, UpstreamTimeout or UpstreamProtocolError, in the block too while the body is read. A
+        redirect is not followed.
         """
-        response = await self._send(method, path, body, first_byte or self._settings.first_byte_timeout)
+        response = await self._send(method, path, body, first_byte or self._settings.first_byte_timeout, extra)
         try:
-            if 300 <= response.status_code < 400:
-                raise UpstreamProtocolError(
-                    f"vLLM at {self.address} answered with a redirect ({response.status_code}); check VLLM_BASE"
-                )
-            yield Answer(response, self)
+            answer = Answer(response, self)
+            self.check(answer)
+            yield answer
         finally:
             await response.aclose()
 
-    async def _send(self, method: str, path: str, body: bytes | None, first_byte: float) -> httpx.Response:
+    def check(self, head: Head) -> None:
+        """Raise UpstreamProtocolError for a redirect."""
+        if 300 <= head.status < 400:
+            raise UpstreamProtocolError(
+                f"vLLM at {self.address} answered with a redirect ({head.status}); check VLLM_BASE"
+            )
+
+    async def _send(
+        self, method: str, path: str, body: bytes | None, first_byte: float, extra: Headers | None
+    ) -> httpx.Response:
         # Straight to the transport: httpx's client adds cookies, redirects, authentication and a log line, none of
         # which is wanted here.
         try:
             if not self._retries:
-                return await self._transport.handle_async_request(self._request(method, path, body, first_byte))
-            return await self._send_watched(method, path, body, first_byte)
+                return await self._transport.handle_async_request(self._request(method, path, body, first_byte, extra))
+            return await self._send_watched(method, path, body, first_byte, extra)
         except httpx.HTTPError as error:
             raise self.explain(error) from None
         except httpx.InvalidURL:
-            raise UpstreamUnavailable(f"{self.address} is no usable address; check VLLM_BASE") from None
+            raise UpstreamUnavailable(f"{self.address} is no usable address; check {self._setting}") from None
 
-    async def _send_watched(self, method: str, path: str, body: bytes | None, first_byte: float) -> httpx.Response:
+    async def _send_watched(
+        self, method: str, path: str, body: bytes | None, first_byte: float, extra: Headers | None
+    ) -> httpx.Response:
         """For httpx's transport, which does not send anything twice."""
         connected = False
 
@@ -151,7 +193,7 @@ class UpstreamClient:
             connected = connected or event == "connection.connect_tcp.started"
 
         for attempt in (1, 2):
-            request = self._request(method, path, body, first_byte)
+            request = self._request(method, path, body, first_byte, extra)
             request.extensions["trace"] = trace
             try:
                 return await self._transport.handle_async_request(request)
@@ -163,12 +205,14 @@ class UpstreamClient:
                 _log.debug("a kept connection to %s was closed by vLLM, asking again", self.address)
         raise AssertionError  # pragma: no cover  # the loop always returns or raises
 
-    def _request(self, method: str, path: str, body: bytes | None, first_byte: float) -> httpx.Request:
+    def _request(
+        self, method: str, path: str, body: bytes | None, first_byte: float, extra: Headers | None = None
+    ) -> httpx.Request:
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = httpx.URL(self._base + path)
         connect = self._settings.connect_timeout
-        headers = [(b"host", url.netloc), *self._headers]
+        headers = [(b"host", url.netloc), *self._headers, *(extra or ())]
         if body is not None:
             headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
         return httpx.Request(
@@ -185,11 +229,16 @@ class UpstreamClient:
         Agents tell by words in the message whether to ask again (pi: "connection lost", "timed out"; Continue:
         "connection reset", …), since an error event in a stream has no status: each message begins with such words.
         """
+        told = self._explained(error)
+        told.phase = next((phase for kind, phase in _PHASES if isinstance(error, kind)), "")
+        return told
+
+    def _explained(self, error: httpx.HTTPError | httpx.StreamError) -> UpstreamError:
         address = self.address
         if isinstance(error, httpx.ConnectTimeout):
             return UpstreamTimeout(
                 f"timed out: vLLM at {address} did not accept a connection in {self._settings.connect_timeout:g} s; "
-                "check that it runs, and VLLM_BASE"
+                f"check that it runs, and {self._setting}"
             )
         if isinstance(error, httpx.PoolTimeout):
             return UpstreamTimeout(
@@ -200,7 +249,7 @@ class UpstreamClient:
         if isinstance(error, httpx.ConnectError):
             return UpstreamUnavailable(
                 f"connection error: cannot connect to vLLM at {address}; "
-                "check that it runs and has finished loading, and VLLM_BASE"
+                f"check that it runs and has finished loading, and {self._setting}"
             )
         if isinstance(error, (httpx.RemoteProtocolError, httpx.LocalProtocolError, httpx.DecodingError)):
             return UpstreamProtocolError(

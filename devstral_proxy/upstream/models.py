@@ -30,6 +30,7 @@ class Model:
     id: str
     root: str | None = None
     max_model_len: int | None = None
+    created: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class Facts:
     reachable: bool = False
     version: str | None = None
     models: dict[str, Model] = field(default_factory=dict)
+
+
+_NOTHING = Facts()
 
 
 class Upstream:
@@ -52,6 +56,11 @@ class Upstream:
         self._asked = 0.0  # when the facts were told
         self._began = 0.0  # when the question under way was put
         self._task: asyncio.Task[Facts] | None = None
+
+    @property
+    def known(self) -> Facts:
+        """The facts told last, however old; `Facts()` when there are none. Asks nothing."""
+        return self._facts or _NOTHING
 
     async def facts(self, max_age: float | None = None) -> Facts:
         """The facts, at most `max_age` seconds old (default: FACTS_TTL); `Facts()` when there are none in time.
@@ -119,12 +128,13 @@ def _models(listing: Any) -> list[Model]:
     models = []
     for entry in data if isinstance(data, list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("id"), str):
-            root, length = entry.get("root"), entry.get("max_model_len")
+            root, length, created = entry.get("root"), entry.get("max_model_len"), entry.get("created")
             models.append(
                 Model(
                     entry["id"],
                     root if isinstance(root, str) and root else None,
                     length if isinstance(length, int) and length > 0 else None,
+                    created if isinstance(created, int) else 0,
                 )
             )
     return models

@@ -425,7 +425,7 @@ async def test_nothing_is_sent_again_after_the_first_byte(start: bytes) -> None:
 
 
 async def test_nothing_is_sent_again_when_the_server_has_had_it_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devstral_proxy.upstream.transport.transport.RETRY_WITHIN", -1.0)
+    monkeypatch.setattr("devstral_proxy.upstream.transport.connection.RETRY_WITHIN", -1.0)
     server = Server(answering(then="close"))
     async with server.serve() as base, fast(server) as transport:
         await outcome(transport, asked(base, "/ok"))

@@ -18,6 +18,9 @@ PIECE_COST = 64
 HEAD_LIMIT = 64 * 1024
 """Most bytes of an answer's head, and of anything else between two bytes of a body: 1xx, trailers, chunk extensions."""
 
+RETRY_WITHIN = 2.0
+"""Seconds after sending in which a loss is taken for a connection that was closed while it was idle. Later than that
+the server has the request and may have worked on it, so it is not sent again."""
 RECEIVE_BUFFER = 512 * 1024
 """The kernel's share: left alone, Linux may let the server run ahead of a slow reader by 32 MB."""
 
@@ -36,10 +39,10 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_chunks", "_deadline", "_full", "_head_only", "_headers", "_held", "_informational", "_loop",
+        "_began", "_chunks", "_deadline", "_full", "_head_only", "_held", "_informational", "_loop",
         "_on_gone", "_on_lost", "_overhead", "_parser", "_paused", "_size", "_timer", "_timer_at",
         "_transport", "_until_close", "_waiter", "active", "answered", "closed", "complete", "error",
-        "head_done", "http_version", "kept", "origin", "reason", "sent", "status",
+        "head_done", "headers", "http_version", "kept", "origin", "reason", "sent", "status",
     )  # fmt: skip
 
     def __init__(
@@ -53,20 +56,21 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
-        self._deadline = math.inf
+        self._timer_at = self._deadline = math.inf
         self._full = False  # what is written has not gone out yet
         self._paused = False
         self.active = False
         """A request is under way."""
         self.closed = False
         self.error: httpx.TransportError | None = None
+        self._began = 0.0
         self._reset(False)
 
     def _reset(self, head_only: bool) -> None:
         self._chunks: list[bytes] = []
         self._held = 0
-        self._headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[tuple[bytes, bytes]] = []
+        """Of the answer, once `head_done`."""
         self._size = 0
         self._overhead = 0
         self._head_only = head_only
@@ -74,10 +78,7 @@ class Connection(asyncio.Protocol):
         self._until_close = True
         self.answered = False
         """A byte of an answer came."""
-        self.head_done = False
-        self.complete = False
-        self.kept = False
-        self.sent = False
+        self.head_done = self.complete = self.kept = self.sent = False
         self.status = 0
         self.reason = b""
         self.http_version = "1.1"
@@ -88,6 +89,7 @@ class Connection(asyncio.Protocol):
         """A request starts; `head_only`: its answer has no body (HEAD)."""
         self._reset(head_only)
         self._deadline = math.inf
+        self._began = self._loop.time()
         self.active = True
 
     def write(self, *parts: bytes) -> None:
@@ -116,12 +118,25 @@ class Connection(asyncio.Protocol):
 
         Raises ReadTimeout, ReadError, RemoteProtocolError.
         """
+        if not await self.head_by(self._until(seconds)):
+            raise httpx.ReadTimeout("")
+        return self.headers
+
+    async def head_by(self, until: float) -> bool:
+        """Wait for the head; False when it is not there by then (in the loop's time). Raises ReadError,
+        RemoteProtocolError."""
         while not self.head_done:
             if self.error is not None:
                 raise self.error
-            if not await self._wait(self._until(seconds)):
-                raise httpx.ReadTimeout("")
-        return self._headers
+            if not await self._wait(until):
+                return False
+        return True
+
+    @property
+    def stale(self) -> bool:
+        """It was lost soon after the request had been written, without a byte of an answer: the other side closed it
+        while it was idle, and has not read the request."""
+        return not self.answered and self._loop.time() - self._began <= RETRY_WITHIN
 
     async def take(self, until: float) -> list[bytes] | None:
         """All pieces of the body that are there, at least one; none at its end; None when there is nothing by then (in
@@ -226,7 +241,7 @@ class Connection(asyncio.Protocol):
         if self._size > HEAD_LIMIT:
             raise ValueError("head over the limit")
         if not self.head_done:  # trailers are dropped
-            self._headers.append((name, value.rstrip(b" \t")))
+            self.headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         if self.complete:
@@ -240,7 +255,7 @@ class Connection(asyncio.Protocol):
             return
         self.http_version = version
         lengths = 0
-        for name, value in self._headers:
+        for name, value in self.headers:
             if len(name) == 14 and name.lower() == b"content-length":
                 lengths += 1
             elif len(name) == 17 and name.lower() == b"transfer-encoding":
@@ -266,7 +281,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._informational:
             self._informational = False
-            self._headers = []
+            self.headers = []
             self.reason = b""
         elif not self.complete:
             self.kept = self._parser.should_keep_alive()
@@ -288,11 +303,13 @@ class Connection(asyncio.Protocol):
                 self.kept = self.kept and data.endswith(b"\r\n\r\n") and data.count(b"\r\n\r\n") == 1
             else:
                 self.kept = False
+        if self._overhead <= HEAD_LIMIT and self._held <= HELD_BYTES:
+            return
         if self.complete or self.closed or self._transport is None or self._transport.is_closing():
             return
         if self._overhead > HEAD_LIMIT:
             self._fail(httpx.RemoteProtocolError("too many bytes of head, trailers or chunk extensions"))
-        elif self._held > HELD_BYTES and not self._paused:
+        elif not self._paused:
             self._paused = True
             self._transport.pause_reading()
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import httpx
 
+Headers = list[tuple[bytes, bytes]]
+
 _TOKEN = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+").fullmatch
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*").fullmatch
 _TARGET = re.compile(rb"[\x21-\x7e]+").fullmatch
@@ -23,11 +25,17 @@ class Head:
     head_only: bool
     """The answer has no body whatever its head says: HEAD."""
 
-    def whole(self, length: int) -> bytes:
-        """The bytes of the head; `length` counts for a body that is not chunked."""
+    def whole(self, length: int, extra: Headers | None = None) -> bytes:
+        """The bytes of the head; `length` counts for a body that is not chunked, `extra` are headers of this request
+        alone. Raises httpx.LocalProtocolError for a value that must not be written."""
+        start = self.start
+        for name, value in extra or ():
+            if not _TOKEN(name) or not _VALUE(value):
+                raise httpx.LocalProtocolError("illegal header")
+            start += b"%b: %b\r\n" % (name, value)
         if self.chunked:
-            return self.start + b"\r\n"
-        return b"%bcontent-length: %d\r\n\r\n" % (self.start, length) if length >= 0 else self.start + b"\r\n"
+            return start + b"\r\n"
+        return b"%bcontent-length: %d\r\n\r\n" % (start, length) if length >= 0 else start + b"\r\n"
 
 
 class Heads:

@@ -77,6 +77,17 @@ class Pool:
             return None  # it went in between; the place stays
         return connection
 
+    def acquire_idle(self, origin: Origin) -> Connection | None:
+        """A place with an idle connection to this origin, or nothing."""
+        if self._closed or self.busy >= self._most:
+            return None
+        idle = self._idle
+        for at in range(len(idle) - 1, -1, -1):
+            if idle[at].origin == origin:
+                self.busy += 1
+                return idle.pop(at)
+        return None
+
     def _take(self, origin: Origin) -> Connection | None:
         idle = self._idle
         for at in range(len(idle) - 1, -1, -1):

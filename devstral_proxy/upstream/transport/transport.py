@@ -22,9 +22,6 @@ from devstral_proxy.upstream.transport.connection import Connection, Origin
 from devstral_proxy.upstream.transport.head import Head, Heads
 from devstral_proxy.upstream.transport.pool import Pool
 
-RETRY_WITHIN = 2.0
-"""Seconds after sending in which a loss is taken for a connection that was closed while it was idle. Later than that
-the server has the request and may have worked on it, so it is not sent again."""
 DEFAULT_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=5.0)
 
 
@@ -39,33 +36,26 @@ class Body(httpx.AsyncByteStream):
         self._pool = pool
         self._timeout = timeout
 
-    async def take(self, until: float | None = None) -> list[bytes] | None:
-        """All pieces that are there, at least one; none at the end.
-
-        With `until` None when there is nothing by then (in the loop's time), and no timeout of the request's; without
-        it httpx.ReadTimeout is raised. Raises httpx.ReadError and RemoteProtocolError, after the pieces that came
-        before. A cancellation loses nothing.
-        """
+    async def take(self) -> list[bytes]:
+        """All pieces that are there, at least one; none at the end. Raises httpx.ReadTimeout, ReadError and
+        RemoteProtocolError, the last two after the pieces that came before. A cancellation loses nothing."""
         connection = self._connection
         if connection is None:
             if self._broken is not None:  # never a clean end, however often it is asked
                 raise self._broken
             return []
-        end = until
-        if end is None:
-            end = math.inf if self._timeout is None else running_loop().time() + self._timeout
+        until = math.inf if self._timeout is None else running_loop().time() + self._timeout
         try:
-            pieces = await connection.take(end)
+            pieces = await connection.take(until)
         except httpx.TransportError as error:
             self._broken = error
             self.close()
             raise
         if pieces is None:
-            if until is None:
-                self._broken = httpx.ReadTimeout("")
-                self.close()
-                raise self._broken
-        elif connection.complete:
+            self._broken = httpx.ReadTimeout("")
+            self.close()
+            raise self._broken
+        if connection.complete:
             self.close()
         return pieces
 
@@ -118,8 +108,7 @@ class FastTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send it and await the head. Raises httpx.TransportError's children, as httpx's own transport would."""
-        url = request.url
-        origin: Origin = (url.raw_scheme, url.raw_host, url.port)
+        origin = _origin(request)
         if origin[0] not in (b"http", b"https"):
             raise httpx.UnsupportedProtocol("Request URL has an unsupported protocol.")
         head, length = self._heads.of(request)
@@ -134,12 +123,10 @@ class FastTransport(httpx.AsyncBaseTransport):
         connection = await self.pool.acquire(origin, timeouts.get("pool"))
         try:
             if connection is not None:
-                began = running_loop().time()
                 try:
                     return await self._exchange(connection, head, length, body, stream, timeouts)
                 except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                    late = running_loop().time() - began > RETRY_WITHIN
-                    if connection.answered or body is None or late:
+                    if body is None or not connection.stale:
                         raise
                 connection.abort()
             connection = None
@@ -150,6 +137,39 @@ class FastTransport(httpx.AsyncBaseTransport):
                 connection.abort()
             self.pool.release(None)
             raise
+
+    def start(self, request: httpx.Request, head: bytes, body: bytes) -> Connection | None:
+        """Write a request on an idle connection: `head` whole, as `head_of` made it of this request. None where no
+        connection stands ready. What it returns has to be given to `finish`, or to `response`."""
+        origin = request.extensions.get(_ORIGIN)
+        if origin is None:  # the same request may be sent again and again
+            origin = request.extensions[_ORIGIN] = _origin(request)
+        connection = self.pool.acquire_idle(origin)
+        if connection is not None:
+            connection.begin(False)
+            connection.write(head, body)
+            connection.sent = True
+        return connection
+
+    def head_of(self, request: httpx.Request) -> Head:
+        """The head of a request, to be sent again and again. Raises httpx.LocalProtocolError."""
+        return self._heads.of(request)[0]
+
+    def response(self, connection: Connection, read: float | None) -> httpx.Response:
+        """The answer whose head has come; `read`: seconds between two pieces of its body."""
+        return httpx.Response(
+            connection.status,
+            headers=connection.headers,
+            stream=Body(connection, self.pool, read),
+            extensions={
+                "http_version": b"HTTP/1.1" if connection.http_version == "1.1" else b"HTTP/1.0",
+                "reason_phrase": connection.reason,
+            },
+        )
+
+    def finish(self, connection: Connection) -> None:
+        """Give a connection back, or close it where its answer has not ended."""
+        _finish(self.pool, connection)
 
     async def aclose(self) -> None:
         """Close all connections, those in use too."""
@@ -187,16 +207,8 @@ class FastTransport(httpx.AsyncBaseTransport):
                 connection.write(start, body)
             await connection.drain(write)
             connection.sent = True
-        headers = await connection.head(read)
-        return httpx.Response(
-            connection.status,
-            headers=headers,
-            stream=Body(connection, self.pool, read),
-            extensions={
-                "http_version": b"HTTP/1.1" if connection.http_version == "1.1" else b"HTTP/1.0",
-                "reason_phrase": connection.reason,
-            },
-        )
+        await connection.head(read)
+        return self.response(connection, read)
 
     async def _connect(self, origin: Origin, seconds: float | None) -> Connection:
         connection = Connection(origin, self.pool.gone, self._lost)
@@ -242,6 +254,14 @@ class FastTransport(httpx.AsyncBaseTransport):
         self._open.discard(connection)
         if self._empty is not None and not self._open:
             self._empty.set()
+
+
+_ORIGIN = "devstral_proxy.origin"
+
+
+def _origin(request: httpx.Request) -> Origin:
+    url = request.url
+    return url.raw_scheme, url.raw_host, url.port
 
 
 async def _send_stream(
