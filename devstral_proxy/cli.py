@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run the proxy (the default)")
     serve.add_argument("--host", help="instead of PROXY_HOST")
     serve.add_argument("--port", type=int, help="instead of PROXY_PORT")
+    serve.add_argument("--workers", type=int, help="instead of WORKERS")
 
     demo = commands.add_parser("demo", help="proxy and simulated vLLM, one agent conversation, no GPU")
     demo.add_argument("--port", type=int, help="the proxy's port (default: PROXY_PORT, or a free one)")

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.types import Message, Scope
 
-from devstral_proxy.errors import InternalError, ProxyError, UpstreamRefused
+from devstral_proxy.errors import InternalError, ProxyError, UpstreamRefused, render
+from devstral_proxy.mistral.rewrites import counted
+
+if TYPE_CHECKING:
+    from devstral_proxy.server.metrics import Gaps
 
 _log = logging.getLogger("devstral_proxy.server")
 
 Headers = list[tuple[bytes, bytes]]
 Send = Callable[[Message], Awaitable[None]]
 
-_KEY = "devstral_proxy.exchange"
+KEY = "devstral_proxy.exchange"
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
+NO_SNIFFING: tuple[bytes, bytes] = (b"x-content-type-options", b"nosniff")
+"""What a model wrote is never taken for a page."""
 STREAM_HEADERS: Sequence[tuple[bytes, bytes]] = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -31,36 +38,90 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """One request's facts for its log line, and the headers that its answer carries whatever it will be."""
+    """One request's facts for its log line, metrics and trace, and the headers that its answer carries whatever it is.
 
-    __slots__ = ("headers", "id", "model", "note", "rewrites", "send_body", "started", "status")
+    `model` is the client's own text, of any length and content; `path`, `served` and `upstream` are ours, and few.
+    """
 
-    def __init__(self, id: str, send_body: Send) -> None:
+    __slots__ = (
+        "_send", "attempts", "cached_tokens", "dialect", "error", "finish", "first_token", "gaps", "headers", "id",
+        "input_tokens", "key", "method", "model", "note", "output_tokens", "path", "profile", "queued", "render",
+        "repairs", "rewrites", "scope", "send_body", "served", "started", "status", "stream", "upstream",
+    )  # fmt: skip
+
+    def __init__(self, id: str, scope: Scope, send: Send) -> None:
         self.id = id
-        self.send_body = send_body
-        """Takes body messages past the layers that look at the head only: one event, one call."""
+        self.scope = scope
+        self._send = send
+        self.send_body = send
+        """Takes body messages past `send`, which looks at heads only: one event, one call."""
         self.started = time.perf_counter()
-        self.headers: Headers = [(b"x-request-id", id.encode("ascii"))]
+        self.headers: Headers = [(b"x-request-id", id.encode("ascii")), NO_SNIFFING]
+        self.method: str = scope["method"]
+        self.path = ""
+        """The route that answers, as `/v1/models/{model}`."""
         self.status = 0
         """The status sent; 0 as long as no answer has begun."""
+        self.key = ""
+        """The name of the client's key."""
+        self.dialect = ""
         self.model = ""
+        """What the client asked for."""
+        self.served = ""
+        """The model that is asked, where it is one that the settings or vLLM know."""
+        self.upstream = ""
+        """The name of the server that was asked."""
+        self.profile = ""
+        self.stream = False
         self.rewrites: list[tuple[str, str]] = []
+        """Names of rewrites of the request, and where."""
+        self.repairs: list[tuple[str, str]] = []
+        """The same of the answer."""
+        self.input_tokens = self.output_tokens = self.cached_tokens = 0
+        self.first_token = 0.0
+        """When the first event of the answer went out (as `started`); 0: none yet."""
+        self.gaps: Gaps | None = None
+        self.queued = 0.0
+        """Seconds of waiting for admission."""
+        self.attempts = 0
+        """Requests sent to vLLM."""
+        self.finish = ""
+        """The finish reason of the first choice."""
+        self.error = ""
+        """The code of the error that the client got."""
         self.note = ""
         """How the answer ended, where the status does not tell: an error in the stream, the client gone."""
+        self.render: Callable[[ProxyError], dict[str, Any]] = render
+        """Error JSON in the words of the client's API."""
 
-    @property
-    def milliseconds(self) -> int:
-        """Since the request began."""
-        return round((time.perf_counter() - self.started) * 1000)
+    async def send(self, message: Message) -> None:
+        """ASGI's send, for heads: adds `headers`, and notes the status."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [*message.get("headers", ()), *self.headers]
+            if self.profile:
+                headers.append((b"x-devstral-profile", self.profile.encode("ascii", "replace")))
+            if self.rewrites:
+                headers.append((b"x-devstral-rewrites", counted(self.rewrites).encode("ascii")))
+            message["headers"] = headers
+        await self._send(message)
+
+    def failed(self, error: ProxyError) -> None:
+        """Note an error for the log. Nothing is noted over what is there already."""
+        self.error = self.error or error.code or error.type
+        refused = isinstance(error, UpstreamRefused)
+        self.note = self.note or ("refused by vLLM" if refused else f"error {error.code}")
 
     def broken(self, error: ProxyError) -> None:
-        """Note for the log that the answer broke off after its status had gone out."""
-        what = "refused by vLLM" if isinstance(error, UpstreamRefused) else f"error {error.code}"
-        self.note = f"{what}, in the stream"
+        """Note that the answer broke off after its status had gone out."""
+        self.failed(error)
+        self.note += ", in the stream"
 
     def header(self, name: bytes, value: str) -> None:
         """Add a header to the answer. What HTTP does not allow in a value is left out."""
-        self.headers.append((name, bytes(code for code in value.encode("ascii", "ignore") if 32 <= code < 127)))
+        if not (value.isascii() and value.isprintable()):
+            value = "".join(char for char in value if " " <= char <= "~")
+        self.headers.append((name, value.encode("ascii")))
 
 
 def told(error: Exception, exchange: Exchange) -> ProxyError:
@@ -71,16 +132,19 @@ def told(error: Exception, exchange: Exchange) -> ProxyError:
     return InternalError(f"internal error of the proxy; its log tells more about request {exchange.id}")
 
 
-def begin(scope: Scope, id: str, send: Send) -> Exchange:
-    """The exchange of this request, kept in its scope."""
-    exchange: Exchange = Exchange(id, send)
-    scope[_KEY] = exchange
-    return exchange
+def count_of(value: object) -> int:
+    """A number of tokens as vLLM told it; 0 for what is none."""
+    return value if type(value) is int and value > 0 else 0
+
+
+def new_id() -> str:
+    """An id that nobody has: 32 hexadecimal digits."""
+    return os.urandom(16).hex()
 
 
 def of(scope: Scope) -> Exchange:
-    """The exchange that `begin` put there."""
-    exchange: Exchange = scope[_KEY]
+    """The exchange that the gate put into the scope."""
+    exchange: Exchange = scope[KEY]
     return exchange
 
 

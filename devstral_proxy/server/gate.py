@@ -1,24 +1,36 @@
-"""The outermost middleware: every request gets an id, every failure an answer, and every answer one log line."""
+"""The outermost application: every request gets an id, every failure an answer, and every answer one log line."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
-import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from devstral_proxy.errors import MethodNotAllowed, NotFound, ProxyError, UpstreamRefused, render
-from devstral_proxy.server.exchange import ClientGone, Exchange, begin, of, send_json, told
-
-access_log = logging.getLogger("devstral_proxy.access")
+from devstral_proxy.errors import MethodNotAllowed, NotFound, ProxyError, render
+from devstral_proxy.server import access
+from devstral_proxy.server.exchange import KEY, ClientGone, Exchange, new_id, send_json, told
+from devstral_proxy.server.services import Services
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 CLIENT_GONE = 499
 """The status in the log (nginx's) of a request whose client left before the answer began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What answers at a path: `open` to everybody, or to those with a key; `render`: how its API tells an error;
+    `id_header`: where its clients look for the request's id, beside x-request-id."""
+
+    app: ASGIApp
+    path: str
+    open: bool = False
+    render: Callable[[ProxyError], dict[str, Any]] = render
+    id_header: bytes | None = None
 
 
 def request_id(headers: list[tuple[bytes, bytes]]) -> str:
@@ -26,87 +38,86 @@ def request_id(headers: list[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
             return value.decode("ascii")
-    return uuid.uuid4().hex
+    return new_id()
 
 
 class Gate:
-    """Pure ASGI. Errors that reach it before the answer has begun become OpenAI error JSON."""
+    """Errors that reach it before the answer has begun become error JSON.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    `direct`: what answers at a method and path without the router's help, whose search costs more than the rest of a
+    short request's way. `router` has the paths with parameters.
+    """
+
+    def __init__(self, router: ASGIApp, direct: Mapping[tuple[str, str], Endpoint], services: Services) -> None:
+        self._router = Endpoint(router, "")
+        self._direct = direct
+        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._router.app(scope, receive, send)
             return
-        exchange = begin(scope, request_id(scope["headers"]), send)
-
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                exchange.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *exchange.headers]
-            await send(message)
-
+        services = self._services
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        exchange = scope[KEY] = Exchange(request_id(headers), scope, send)
+        services.traces.begin(exchange)
         try:
-            await self._app(_tidied(scope), receive, send_marked)
-        except ClientGone:
-            exchange.note = exchange.note or "client gone"
+            endpoint = self._direct.get((exchange.method, scope["path"]))
+            if endpoint is None:
+                endpoint = self._direct.get((exchange.method, _tidied(scope)), self._router)
+            exchange.path = endpoint.path
+            exchange.render = endpoint.render
+            if endpoint.id_header is not None:
+                exchange.headers.append((endpoint.id_header, exchange.id.encode("ascii")))
+            if not endpoint.open:
+                exchange.key = services.keys.check(headers)
+            await endpoint.app(scope, receive, exchange.send)
+        except ClientGone as gone:
+            exchange.note = exchange.note or str(gone) or "client gone"
             exchange.status = exchange.status or CLIENT_GONE
         except asyncio.CancelledError:
             exchange.note = "cancelled"
             raise
+        except HTTPException as error:
+            await _answer(_refusal(error, exchange), exchange)
         except Exception as error:
-            await _answer(told(error, exchange), exchange, send_marked)
+            await _answer(told(error, exchange), exchange)
         finally:
-            if access_log.isEnabledFor(logging.INFO):
-                _write_line(scope, exchange)
+            access.write(exchange)
+            if services.metrics is not None:
+                services.metrics.finished(exchange)
+            services.traces.finished(exchange)
 
 
-def http_exception(request: Request, error: Exception) -> None:
-    """Starlette's own refusals (no such path, wrong method), as errors of ours for `Gate`."""
-    path = f"{request.method} {request.url.path[:200]}"
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        of(request.scope).header(b"allow", ", ".join(sorted(allowed.split(", "))))
-        raise MethodNotAllowed(f"{path}: this path takes {allowed or 'other methods'}") from None
-    raise NotFound(f"{path}: no such path here; the API is under /v1, as /v1/chat/completions") from None
+def _refusal(error: HTTPException, exchange: Exchange) -> ProxyError:
+    """The router's own refusals (no such path, wrong method) as errors of ours."""
+    path = f"{exchange.method} {exchange.scope['path'][:200]}"
+    if error.status_code == 405:
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        exchange.header(b"allow", allowed)
+        return MethodNotAllowed(f"{path}: this path takes {allowed or 'other methods'}")
+    return NotFound(f"{path}: no such path here; the API is under /v1, as /v1/chat/completions")
 
 
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
     """The router's last resort."""
     if scope["type"] == "http":
-        http_exception(Request(scope), HTTPException(404))
-    elif scope["type"] == "websocket":
+        raise HTTPException(404)
+    if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000})
 
 
-def _tidied(scope: Scope) -> Scope:
+def _tidied(scope: Scope) -> str:
     """A base URL ending in a slash makes clients ask for //v1/…, a careless one for …/: both mean the same path."""
     path: str = scope["path"]
     if path.startswith("//") or (path.endswith("/") and path != "/"):
-        scope["path"] = "/" + path.strip("/")
-    return scope
+        path = scope["path"] = "/" + path.strip("/")
+    return path
 
 
-async def _answer(error: ProxyError, exchange: Exchange, send: Send) -> None:
-    refused = isinstance(error, UpstreamRefused)
-    exchange.note = exchange.note or ("refused by vLLM" if refused else f"error {error.code}")
+async def _answer(error: ProxyError, exchange: Exchange) -> None:
+    exchange.failed(error)
     if exchange.status == 0:
-        await send_json(send, error.status, render(error))
-
-
-def _write_line(scope: Scope, exchange: Exchange) -> None:
-    rewrites: dict[str, int] = {}
-    for name, _ in exchange.rewrites:
-        rewrites[name] = rewrites.get(name, 0) + 1
-    fields = {
-        "id": exchange.id,
-        "method": scope["method"],
-        "path": scope["path"],
-        "model": exchange.model,
-        "status": exchange.status,
-        "ms": exchange.milliseconds,
-        "rewrites": rewrites,
-        "note": exchange.note,
-    }
-    access_log.info("", extra={"fields": fields})
+        for name, value in error.headers:
+            exchange.header(name.lower().encode("ascii"), value)
+        await send_json(exchange.send, error.status, exchange.render(error))

@@ -1,41 +1,62 @@
-"""GET / and GET /health: what this is, and how it and vLLM are."""
+"""What the proxy says of itself: GET /, /health, /health/live, /health/ready."""
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+import asyncio
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
 
 from devstral_proxy import __version__
+from devstral_proxy.server.exchange import send_json
 from devstral_proxy.server.services import Services
+from devstral_proxy.upstream.catalog import ready
 
 HEALTH_TTL = 5.0
-"""Seconds for which an answer of vLLM's stands in /health."""
+"""Seconds for which an answer of vLLM's stands in /health and /health/ready."""
 
 
 class Pages:
-    """Both answer at once, also when vLLM does not."""
+    """Each answers at once, also when vLLM does not: it is asked at most every HEALTH_TTL seconds, and for one."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, paths: list[str]) -> None:
         self._services = services
+        self._paths = paths
 
-    async def root(self, request: Request) -> JSONResponse:
-        """What this is, and where the API is."""
-        return JSONResponse(
-            {
-                "name": "devstral-proxy",
-                "version": __version__,
-                "api": "/v1",
-                "endpoints": sorted({getattr(route, "path", "") for route in request.app.routes}),
-            }
-        )
+    async def root(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What this is, and where the APIs are."""
+        told = {"name": "devstral-proxy", "version": __version__, "api": "/v1", "endpoints": self._paths}
+        await send_json(send, 200, told)
 
-    async def health(self, request: Request) -> JSONResponse:
-        """200 as long as the proxy runs; `upstream` says whether vLLM answers."""
-        facts = await self._services.upstream.facts(HEALTH_TTL)
-        return JSONResponse(
-            {
-                "status": "ok",
-                "version": __version__,
-                "upstream": {"reachable": facts.reachable, "version": facts.version, "models": sorted(facts.models)},
+    async def health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """200 as long as the proxy runs; what it knows of vLLM is in the JSON."""
+        fleet = self._services.fleet
+        told = await asyncio.gather(*(target.facts.facts(HEALTH_TTL) for target in fleet.targets))
+        servers: dict[str, Any] = {
+            target.name: {
+                "reachable": facts.reachable,
+                "version": facts.version,
+                "models": sorted(facts.models),
+                "breaker": target.breaker.state,
             }
-        )
+            for target, facts in zip(fleet.targets, told, strict=True)
+        }
+        body: dict[str, Any] = {"status": "ok", "version": __version__}
+        if fleet.single is not None:
+            body["upstream"] = servers[fleet.single.name]
+        else:
+            body["upstreams"] = servers
+        await send_json(send, 200, body)
+
+    async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """200: the process runs, and its event loop turns."""
+        await send_json(send, 200, {"status": "ok"})
+
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """200 when requests can be served: vLLM answers, a model is there, and the proxy is not stopping. Else 503."""
+        if self._services.lifecycle.draining:
+            await send_json(send, 503, {"status": "draining"})
+            return
+        told = await ready(self._services.fleet, HEALTH_TTL)
+        status = "ready" if told["ready"] else "not ready"
+        await send_json(send, 200 if told["ready"] else 503, {"status": status, "models": told["models"]})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable
 
 from devstral_proxy.errors import UpstreamProtocolError, UpstreamTimeout
 from devstral_proxy.server.exchange import STREAM_HEADERS, Send
 from devstral_proxy.server.feed import Feed
-from devstral_proxy.upstream.client import Answer
+from devstral_proxy.upstream.call import Head
 from devstral_proxy.upstream.sse import KEEPALIVE, Event
 
 
@@ -62,58 +62,67 @@ class Limits:
         self.first_byte = first_byte
         self.idle = idle
 
+    def shorten(self, seconds: float) -> None:
+        """Another limit for the whole, from now on."""
+        self.request = seconds
+        self.total = asyncio.get_running_loop().time() + seconds
+
 
 class Reader:
     """A `Feed` read with patience: `sink`, if there is one, gets a comment whenever it has been silent for too long."""
 
-    __slots__ = ("_feed", "_limits", "_loop", "_name", "_silent", "_sink", "_until")
+    __slots__ = ("_feed", "_late", "_limits", "_loop", "_name", "_silent", "_sink", "_until")
 
     def __init__(self, feed: Feed, limits: Limits, sink: EventSink | None = None) -> None:
         self._feed = feed
         self._limits = limits
         self._sink = sink
         self._loop = asyncio.get_running_loop()
-        self._expect("FIRST_BYTE_TIMEOUT", limits.first_byte)
+        self._late = False
+        self._name = "FIRST_BYTE_TIMEOUT"
+        self._silent = limits.first_byte
+        self._until = math.inf if self._silent is None else self._loop.time() + self._silent
 
-    async def head(self) -> Answer:
+    async def head(self) -> Head:
         """The head of the answer. Raises UpstreamTimeout, or what kept it away."""
         while (answer := await self._feed.head(self._deadline())) is None:
             await self._waited()
         return answer
 
-    async def batches(self) -> AsyncIterator[Sequence[bytes]]:
-        """The body, in pieces as they come. Raises UpstreamTimeout, or what broke it."""
+    async def next(self) -> list[bytes]:
+        """The next pieces of the body; none at its end. Raises UpstreamTimeout, or what broke it."""
+        if self._late:
+            await self._waited()
         while True:
             chunks = await self._feed.take(self._deadline())
             if chunks:
-                self._expect("IDLE_TIMEOUT", self._limits.idle)
-                yield chunks
-                if self._loop.time() >= self._limits.total:
-                    await self._waited()
-            elif self._feed.ended:
-                return
-            else:
-                await self._waited()
+                now = self._loop.time()
+                self._late = now >= self._limits.total
+                self._name = "IDLE_TIMEOUT"
+                self._silent = self._limits.idle
+                self._until = math.inf if self._silent is None else now + self._silent
+                return chunks
+            if self._feed.ended:
+                return chunks
+            await self._waited()
 
     async def whole(self, limit: int) -> bytes:
         """The whole body. Raises UpstreamProtocolError over the limit, and what `batches` raises."""
         parts: list[bytes] = []
         size = 0
-        async for chunks in self.batches():
+        while chunks := await self.next():
             parts += chunks
             size += sum(map(len, chunks))
             if size > limit:
-                raise UpstreamProtocolError(f"vLLM's answer is over {limit} bytes (ANSWER_LIMIT)")
+                break
+        if size > limit:
+            raise UpstreamProtocolError(f"vLLM's answer is over {limit} bytes (ANSWER_LIMIT)")
         return b"".join(parts)
 
-    def _expect(self, name: str, seconds: float | None) -> None:
-        self._name = name
-        self._silent = seconds
-        self._until = math.inf if seconds is None else self._loop.time() + seconds
-
     def _deadline(self) -> float:
-        due = math.inf if self._sink is None else self._sink.due
-        return min(self._until, self._limits.total, due)
+        until = min(self._until, self._limits.total)
+        sink = self._sink
+        return until if sink is None or sink.due > until else sink.due
 
     async def _waited(self) -> None:
         """A deadline may have passed: which?"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -9,48 +10,60 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from devstral_proxy.dialects.chat import error_events
-from devstral_proxy.errors import NotFound, UpstreamProtocolError, UpstreamRefused, UpstreamUnavailable
+from devstral_proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
 from devstral_proxy.mistral import refusals
 from devstral_proxy.server.body import parse_object, read_body
-from devstral_proxy.server.exchange import Exchange, of, send_body, send_json, told
-from devstral_proxy.server.feed import Feed
+from devstral_proxy.server.chat import within_limits
+from devstral_proxy.server.exchange import Exchange, count_of, of, send_body, send_json, told
+from devstral_proxy.server.feed import DRAIN, Feed
 from devstral_proxy.server.reader import EventSink, Limits, Reader, raw
 from devstral_proxy.server.services import Services
+from devstral_proxy.server.shape import check_images, check_shape
 from devstral_proxy.server.watch import Watch
 from devstral_proxy.upstream import sse
-from devstral_proxy.upstream.client import Answer
+from devstral_proxy.upstream.affinity import affinity_of
+from devstral_proxy.upstream.attempts import Attempt
+from devstral_proxy.upstream.attempts import send as send_upstream
+from devstral_proxy.upstream.call import Head
+from devstral_proxy.upstream.catalog import entry_of, listing
+from devstral_proxy.upstream.fleet import no_model
 
 
 class Relay:
-    """An ASGI application that passes one method and path on. The path upstream is this one, never the client's."""
+    """An ASGI application that passes a POST on. The path upstream is this one, never the client's."""
 
-    def __init__(self, services: Services, method: str, path: str) -> None:
+    def __init__(self, services: Services, path: str) -> None:
         self._services = services
-        self._method = method
         self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services, settings, exchange = self._services, self._services.settings, of(scope)
-        body: bytes | None = await read_body(scope, receive, settings.body_limit)
-        sink: EventSink | None = None
+        exchange.dialect = "relay"
+        body = await read_body(scope, receive, settings.body_limit)
+        request = parse_object(body)
+        check_shape(request, settings)
+        if services.images is not None:
+            check_images(request.get("messages"), services.images)
+        model = request.get("model")
+        exchange.model = model if isinstance(model, str) else ""
+        if services.fleet.aliases is not None:
+            await services.fleet.learn()
+        route = services.fleet.resolve(exchange.model)
+        affinity = affinity_of(request, exchange.key) if services.fleet.models else b""
         limits = Limits(settings.request_timeout)
-        if self._method == "POST":
-            request = parse_object(body or b"")
-            model = request.get("model")
-            exchange.model = model if isinstance(model, str) else ""
-            if request.get("stream") is True:
-                sink = EventSink(send, settings.keepalive, exchange.send_body)
-                limits.first_byte, limits.idle = settings.first_byte_timeout, settings.idle_timeout
-        else:
-            body = None
-        open_ = partial(services.client.open, self._method, self._path, body, first_byte=limits.request)
-        async with Watch(receive) as watch, Feed(open_) as feed:
-            reader = Reader(feed, limits, sink)
+        sink: EventSink | None = None
+        if request.get("stream") is True:
+            exchange.stream = True
+            sink = EventSink(send, settings.keepalive, exchange.send_body)
+            limits.first_byte, limits.idle = settings.first_byte_timeout, settings.idle_timeout
+        with Watch(scope, receive) as watch:
+            watch.end_by(limits.total + 5)
+            once = partial(self._once, body, request, limits, sink, exchange, send, watch)
+            work = send_upstream(services.fleet, route, affinity, once, deadline=limits.total)
             try:
-                await self._pass_on(reader, sink, exchange, send, watch)
+                with services.lifecycle.interruptible():
+                    await within_limits(services, exchange, route, work)
             except Exception as error:
-                if isinstance(error, UpstreamUnavailable):
-                    services.upstream.forget()
                 if sink is None or not sink.started:
                     raise
                 ours = told(error, exchange)
@@ -58,76 +71,161 @@ class Relay:
                 watch.over()
                 await sink.write(raw(error_events(ours)), more=False)
 
-    async def _pass_on(
-        self, reader: Reader, sink: EventSink | None, exchange: Exchange, send: Send, watch: Watch
+    async def _once(
+        self,
+        body: bytes,
+        request: dict[str, Any],
+        limits: Limits,
+        sink: EventSink | None,
+        exchange: Exchange,
+        send: Send,
+        watch: Watch,
+        attempt: Attempt,
     ) -> None:
-        head = await reader.head()
-        if head.status != 200:
-            raise await _refusal(self._services, exchange, head, reader)
-        if sink is not None and head.is_stream:
-            await self._stream(reader, sink, watch)
-            return
-        whole = await reader.whole(self._services.settings.answer_limit)
-        if sink is not None and sink.started:
-            raise UpstreamProtocolError("vLLM did not answer with a stream")
-        watch.over()
-        await send_body(send, 200, whole, [(b"content-type", _content_type(head))])
+        services = self._services
+        exchange.upstream = attempt.target.name
+        exchange.served = attempt.model or exchange.served
+        exchange.attempts += 1
+        if attempt.model and attempt.model != exchange.model:
+            body = orjson.dumps({**request, "model": attempt.model})
+        extra = services.traces.upstream_headers(exchange)
+        try:
+            async with Feed(attempt.target.client, "POST", self._path, body, limits.request, extra) as feed:
+                reader = Reader(feed, limits, sink)
+                head = await reader.head()
+                attempt.answered(head.status, head.retry_after)
+                if head.status != 200:
+                    raise await _refusal(services, head, reader)
+                if sink is not None and head.is_stream:
+                    await self._stream(attempt, reader, sink, watch, exchange)
+                    if not feed.ended:
+                        await feed.drain(DRAIN)
+                    return
+                whole = await reader.whole(services.settings.answer_limit)
+                _account(exchange, _checked(head, whole))
+                if sink is not None and sink.started:
+                    raise UpstreamProtocolError("vLLM did not answer with a stream")
+                attempt.committed = True
+                watch.over()
+                await send_body(send, 200, whole, [(b"content-type", _content_type(head))])
+        except UpstreamError as error:
+            if services.metrics is not None:
+                services.metrics.upstream_failed(attempt.target.name, error.code or error.type)
+            raise
 
-    async def _stream(self, reader: Reader, sink: EventSink, watch: Watch) -> None:
+    async def _stream(
+        self, attempt: Attempt, reader: Reader, sink: EventSink, watch: Watch, exchange: Exchange
+    ) -> None:
         """Events as they are, but only whole ones, and `[DONE]` or an error at the end."""
         parser = sse.Parser(self._services.settings.max_event_bytes)
-        async for chunks in reader.batches():
+        while chunks := await reader.next():
             events = [event for chunk in chunks for event in parser.feed(chunk)]
+            if not events:
+                continue
+            attempt.committed = True
+            exchange.first_token = exchange.first_token or time.perf_counter()
+            for event in events:
+                if b'"usage":{' in event.data:
+                    _account(exchange, _object(event.data))
             if any(event.data == b"[DONE]" for event in events):
                 watch.over()
                 await sink.write(raw(events), more=False)
                 return
-            if events:
-                await sink.write(raw(events))
+            await sink.write(raw(events))
         raise UpstreamProtocolError("connection lost: vLLM's stream ended without [DONE]")
 
 
-class OneModel:
-    """GET /v1/models/{id}, which vLLM does not serve: the entry of /v1/models with this id."""
+class Models:
+    """GET /v1/models, and of one model, which vLLM does not serve: the entry of the list with this id."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services, exchange = self._services, of(scope)
-        settings = services.settings
-        exchange.model = scope["path_params"]["model"]
-        open_ = partial(services.client.open, "GET", "/v1/models", first_byte=settings.request_timeout)
-        async with Watch(receive) as watch, Feed(open_) as feed:
-            reader = Reader(feed, Limits(settings.request_timeout))
-            try:
-                head = await reader.head()
-                if head.status != 200:
-                    raise await _refusal(services, exchange, head, reader)
-                found = _entry(await reader.whole(settings.answer_limit), exchange.model)
-            except UpstreamUnavailable:
-                services.upstream.forget()
-                raise
+        exchange.dialect = "relay"
+        await read_body(scope, receive, services.settings.body_limit)
+        model: str | None = scope.get("path_params", {}).get("model")
+        if model is not None:
+            exchange.path = "/v1/models/{model}"
+            exchange.model = model
+        with Watch(scope, receive) as watch:
+            if services.fleet.single is not None and services.fleet.aliases is None:
+                kind, body = await self._listing(exchange)
+            else:
+                kind, body = b"application/json", orjson.dumps(await listing(services.fleet))
             watch.over()
-            await send_json(send, 200, found)
+            if model is None:
+                await send_body(send, 200, body, [(b"content-type", kind)])
+            else:
+                await send_json(send, 200, _entry(body, model))
+
+    async def _listing(self, exchange: Exchange) -> tuple[bytes, bytes]:
+        """VLLM_BASE's own list, as it comes."""
+        services = self._services
+        route = services.fleet.resolve("")
+        limits = Limits(services.settings.request_timeout)
+
+        async def once(attempt: Attempt) -> tuple[bytes, bytes]:
+            exchange.attempts += 1
+            exchange.upstream = attempt.target.name
+            async with Feed(attempt.target.client, "GET", "/v1/models", None, limits.request) as feed:
+                reader = Reader(feed, limits)
+                head = await reader.head()
+                attempt.answered(head.status, head.retry_after)
+                if head.status != 200:
+                    raise await _refusal(services, head, reader)
+                return _content_type(head), await reader.whole(services.settings.answer_limit)
+
+        return await send_upstream(services.fleet, route, b"", once, deadline=limits.total)
 
 
-async def _refusal(services: Services, exchange: Exchange, head: Answer, reader: Reader) -> UpstreamRefused:
+async def _refusal(services: Services, head: Head, reader: Reader) -> UpstreamRefused:
     """vLLM's error answer as ours: status and text kept."""
+    refusal = refusals.translated(head.status, await reader.whole(services.settings.answer_limit), None)
     if head.retry_after is not None:
-        exchange.header(b"retry-after", head.retry_after)
-    return refusals.translated(head.status, await reader.whole(services.settings.answer_limit), None)
+        refusal.headers.append(("retry-after", head.retry_after))
+    return refusal
 
 
-def _content_type(head: Answer) -> bytes:
+def _checked(head: Head, body: bytes) -> Any:
+    """The JSON of a whole answer; None for what says that it is something else, as embeddings in bytes. Raises
+    UpstreamProtocolError for a page of a gateway, and for half a JSON."""
+    kind = head.content_type.partition(";")[0].strip().lower()
+    if kind != "application/json" and (head.is_stream or not kind.startswith("text/")):
+        return None
+    try:
+        if kind == "application/json":
+            return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    raise UpstreamProtocolError(f"vLLM's answer is no JSON ({kind[:80]}); check VLLM_BASE")
+
+
+def _object(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _account(exchange: Exchange, answer: Any) -> None:
+    """The tokens that an answer tells of, for limits, log and metrics."""
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    if isinstance(usage, dict):
+        exchange.input_tokens = count_of(usage.get("prompt_tokens"))
+        exchange.output_tokens = count_of(usage.get("completion_tokens"))
+
+
+def _content_type(head: Head) -> bytes:
     return head.content_type.encode("latin-1", "ignore") or b"application/json"
 
 
-def _entry(listing: bytes, model: str) -> Any:
+def _entry(body: bytes, model: str) -> Any:
     try:
-        entries = {entry["id"]: entry for entry in orjson.loads(listing)["data"]}
+        found = entry_of(orjson.loads(body), model)
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise UpstreamProtocolError("vLLM's /v1/models is no list of models; check VLLM_BASE") from None
-    if model not in entries:
-        raise NotFound(f"the model {model[:200]!r} does not exist", param="model", code="model_not_found")
-    return entries[model]
+    if found is None:
+        raise no_model(model)
+    return found

@@ -186,12 +186,20 @@ def tokenize(simulator: Simulator, body: Any) -> dict[str, Any]:
     if isinstance(request, TokenizeCompletionRequest):
         ids = simulator.tokenizer.encode(request.prompt, bos=request.add_special_tokens)
     else:
+        _refuse_iterators(body["messages"], simulator.old)
         fields = ("continue_final_message", "add_generation_prompt", "tools", "chat_template", "chat_template_kwargs")
         chat = ChatRequest.model_construct(messages=request.messages, **{key: getattr(request, key) for key in fields})
         ids = simulator.render(chat)
         simulator.remember(ids, body)
     strings = [simulator.tokenizer.piece(number) for number in ids] if request.return_token_strs else None
     return {"count": len(ids), "max_model_len": simulator.options.max_model_len, "tokens": ids, "token_strs": strings}
+
+
+def _refuse_iterators(messages: list[dict[str, Any]], old: bool) -> None:
+    """pydantic gives an iterator for `tool_calls`: beside `content: null`, and in old vLLM always. Chat mends it."""
+    for message in messages:
+        if message.get("tool_calls") is not None and (old or message.get("content", "") is None):
+            raise Refused("tool_calls must be a list, got <class 'pydantic_core._pydantic_core.ValidatorIterator'>")
 
 
 def _tokenize_request(body: Any, old: bool) -> TokenizeCompletionRequest | TokenizeChatRequest:

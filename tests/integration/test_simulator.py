@@ -73,7 +73,7 @@ async def test_the_other_endpoints_of_the_simulator() -> None:
         assert streamed.text.endswith("data: [DONE]\n\n")
         assert (await client.post("/v1/embeddings", json={"model": "m", "input": "x"})).status_code == 404
         health = (await client.get("/health")).json()
-        assert health["upstream"] == {"reachable": True, "version": "0.32.0", "models": ["devstral-small-2"]}
+        assert health["upstream"]["models"] == ["devstral-small-2"]
 
 
 async def test_an_overflow_has_the_code_that_agents_look_for() -> None:

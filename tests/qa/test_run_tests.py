@@ -35,7 +35,14 @@ def test_with_its_own_proxy(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_with_a_running_proxy(running: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(
-        ["--base", running.base + "/v1/", "--model", "case-v13", "--only", "golden/F0|endpoint|refused|failure"]
+        [
+            "--base",
+            running.base + "/v1/",
+            "--model",
+            "case-v13",
+            "--only",
+            "golden/F0|endpoint|refused|failure|responses|messages|operations",
+        ]
     )
     lines = capsys.readouterr().out.splitlines()
     assert code == 0, "\n".join(line for line in lines if not line.startswith("PASS"))
@@ -44,7 +51,16 @@ def test_with_a_running_proxy(running: Stack, capsys: pytest.CaptureFixture[str]
     assert lines[-1].endswith(f"0 failed, {len(skipped)} skipped")
 
 
-@pytest.mark.parametrize("suite", ["golden", "refused", "endpoint", "failure"])
+def test_with_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with stack(key="sk-of-the-test") as running:
+        arguments = ["--base", running.base, "--model", "case-v13", "--only", "keys|operations/(live|ready|metrics)$"]
+        assert main([*arguments, "--key", "sk-of-the-test"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].endswith(" passed, 0 failed")
+        assert main(arguments) == 2
+        assert "answers with status 401" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suite", ["golden", "refused", "endpoint", "failure", "responses", "messages", "operations"])
 def test_without_a_proxy(suite: str, running: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     """The upstream itself in the proxy's place: every suite has to see that."""
     assert running.upstream is not None

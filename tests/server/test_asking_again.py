@@ -44,10 +44,10 @@ async def test_that_is_done_once_only() -> None:
 def losing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every streamed answer has lost something, which its first event tells."""
 
-    def feed(self: StreamRepair, event: Any) -> Any:
+    def feed_into(self: StreamRepair, event: Any, out: list[Any]) -> None:
         raise AnswerLost
 
-    monkeypatch.setattr(StreamRepair, "feed", feed)
+    monkeypatch.setattr(StreamRepair, "feed_into", feed_into)
 
 
 @pytest.mark.usefixtures("losing")
@@ -74,12 +74,15 @@ async def test_where_that_does_not_help_it_is_an_error(version: str, asked: int)
 
 async def test_what_nobody_has_seen_yet_can_still_be_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The repair had events out when it found out, but the client asked for no stream."""
-    whole = StreamRepair.feed
+    whole = StreamRepair.feed_into
 
-    def feed(self: StreamRepair, event: Any) -> Any:
-        return self.finish(AnswerLost()) if b'"stop"' in event.data else whole(self, event)
+    def feed_into(self: StreamRepair, event: Any, out: list[Any]) -> None:
+        if b'"stop"' in event.data:
+            out += self.finish(AnswerLost())
+        else:
+            whole(self, event, out)
 
-    monkeypatch.setattr(StreamRepair, "feed", feed)
+    monkeypatch.setattr(StreamRepair, "feed_into", feed_into)
     upstream = Vllm(sse(STREAM), httpx.Response(200, json=COMPLETION), version="0.21.0")
     async with proxied(upstream) as client:
         response = await client.post(CHAT, json=request(tools=[TOOL]))

@@ -304,21 +304,21 @@ async def test_a_defect_of_the_repair_is_a_500_or_an_error_event(stream: bool, m
     from devstral_proxy.mistral.stream import StreamRepair
 
     fed = 0
-    whole = StreamRepair.feed
+    whole = StreamRepair.feed_into
 
-    def feed(self: StreamRepair, event: Any) -> Any:
+    def feed_into(self: StreamRepair, event: Any, out: list[Any]) -> None:
         nonlocal fed
         fed += 1
         if fed > 2:
             raise RuntimeError("secret content")
-        return whole(self, event)
+        whole(self, event, out)
 
     async def pieces() -> AsyncIterator[bytes]:
         yield chunk({"role": "assistant", "content": ""}) + chunk({"content": "Hel"})
         await asyncio.sleep(0.01)
         yield chunk({"content": "lo."})
 
-    monkeypatch.setattr(StreamRepair, "feed", feed)
+    monkeypatch.setattr(StreamRepair, "feed_into", feed_into)
     async with proxied(Vllm(sse(pieces()))) as client:
         response = await client.post(CHAT, json=request(stream=stream, tools=[TOOL]))
     assert "secret" not in response.text

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from devstral_proxy.server.chat import ChatCompletions
+from devstral_proxy.server.access import FIELDS
+from devstral_proxy.server.turn import Turn
 from tests.server.upstreams import Vllm, proxied, request
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +51,6 @@ async def test_ids_differ() -> None:
 UNKNOWN = [
     ("GET", "/v2/models", 404),
     ("GET", "/v1", 404),
-    ("GET", "/metrics", 404),
     ("GET", "/version", 404),
     ("POST", "/v1/load_lora_adapter", 404),
     ("POST", "/pause", 404),
@@ -90,10 +90,10 @@ async def test_head_where_get_is(path: str) -> None:
 async def test_a_defect_is_a_500_without_content(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(self: ChatCompletions, *_: Any) -> None:
+    async def broken(self: Turn, *_: Any) -> None:
         raise RuntimeError("secret content")
 
-    monkeypatch.setattr(ChatCompletions, "_translator", broken)
+    monkeypatch.setattr(Turn, "_translate", broken)
     async with proxied(Vllm()) as client:
         response = await client.post(CHAT, json=request(), headers={"x-request-id": "id-1"})
     assert response.status_code == 500
@@ -116,16 +116,27 @@ async def fields_of(caplog: pytest.LogCaptureFixture, method: str, path: str, **
 async def test_each_request_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     body = request(messages=[{"role": "user", "name": "ada", "content": "secret"}])
     fields = await fields_of(caplog, "POST", CHAT, json=body, headers={"x-request-id": "id-1"})
-    assert fields.pop("ms") >= 0
-    assert fields == {
+    assert fields.keys() == FIELDS.keys()
+    assert fields["ms"] >= 0
+    expected = {
         "id": "id-1",
         "method": "POST",
         "path": CHAT,
+        "dialect": "chat",
         "model": "devstral-small-2",
+        "served": "devstral-small-2",
+        "upstream": "vllm.test:8000",
         "status": 200,
+        "attempts": 1,
+        "input_tokens": 1,
+        "output_tokens": 1,
+        "finish": "stop",
         "rewrites": {"key_dropped": 1},
+        "repairs": {},
+        "error": "",
         "note": "",
     }
+    assert {name: fields[name] for name in expected} == expected
     assert (await fields_of(caplog, "GET", "/nowhere"))["note"] == "error not_found"
     assert (await fields_of(caplog, "POST", CHAT, content=b"x"))["status"] == 400
 

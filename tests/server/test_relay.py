@@ -166,4 +166,5 @@ async def test_health_is_200_and_says_whether_vllm_answers(upstream: Vllm, says:
     async with proxied(upstream) as client:
         response = await client.get("/health")
     assert response.status_code == 200
-    assert response.json() == {"status": "ok", "version": __version__, "upstream": says}
+    told = {**says, "breaker": "closed"}
+    assert response.json() == {"status": "ok", "version": __version__, "upstream": told}

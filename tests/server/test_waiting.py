@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import httpx
@@ -16,22 +14,27 @@ from devstral_proxy.server.exchange import ClientGone
 from devstral_proxy.server.feed import HELD_BYTES, Feed
 from devstral_proxy.server.reader import EventSink, Limits, Reader
 from devstral_proxy.server.watch import Watch
-from devstral_proxy.upstream.client import Answer, UpstreamClient
+from devstral_proxy.upstream.client import UpstreamClient
 from tests.server.upstreams import Connection, Raw, settings
 
 pytestmark = pytest.mark.anyio
 
 
 def feed(pieces: AsyncIterator[bytes], closed: asyncio.Event | None = None) -> Feed:
-    @asynccontextmanager
-    async def open_() -> AsyncIterator[Answer]:
-        try:
-            yield Answer(httpx.Response(200, content=pieces), UpstreamClient(settings()))
-        finally:
+    class Body(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for piece in pieces:
+                yield piece
+
+        async def aclose(self) -> None:
             if closed is not None:
                 closed.set()
 
-    return Feed(open_)
+    class Transport(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, stream=Body())
+
+    return Feed(UpstreamClient(settings(), Transport()), "POST", "/", b"", 60)
 
 
 async def endless(size: int = 1000) -> AsyncIterator[bytes]:
@@ -127,13 +130,14 @@ async def test_a_body_straight_from_the_connection() -> None:
     upstream = Raw(handler)
     async with upstream.serve() as base:
         client = UpstreamClient(settings(vllm_base=base))
+        async with client.open("GET", "/version") as first:  # leaves an idle connection
+            await first.read(100)
         for body in (b"whole", b"break", b"leave"):
             more.clear()
             end.clear()
-            async with Feed(partial(client.open, "POST", "/v1/chat/completions", body)) as one:
+            async with Feed(client, "POST", "/v1/chat/completions", body, 60) as one:
                 answer = await one.head(soon())
                 assert answer is not None
-                assert answer.direct
                 assert await one.take(soon()) == [b"a", b"b"]
                 assert await one.take(soon(0.01)) == []
                 more.set()
@@ -150,7 +154,7 @@ async def test_a_body_straight_from_the_connection() -> None:
                         with pytest.raises(UpstreamProtocolError):
                             await one.take(soon())
                         assert not one.ended
-        assert len(upstream.connections) == 2
+        assert len(upstream.connections) == 2  # the broken one was closed
         await client.aclose()
 
 
@@ -172,7 +176,7 @@ async def test_a_client_that_leaves_cancels_the_block() -> None:
     receive = Receive()
 
     async def block() -> None:
-        async with Watch(receive):
+        with Watch({}, receive):
             receive.gone()
             await asyncio.Event().wait()
 
@@ -186,7 +190,7 @@ async def test_a_client_that_leaves_cancels_the_block() -> None:
 
 async def test_a_client_that_leaves_after_the_end_does_nothing() -> None:
     receive = Receive()
-    async with Watch(receive) as watch:
+    with Watch({}, receive) as watch:
         watch.over()
         receive.gone()
         await asyncio.sleep(0.01)
@@ -196,7 +200,7 @@ async def test_a_cancellation_from_outside_goes_on() -> None:
     entered = asyncio.Event()
 
     async def block() -> None:
-        async with Watch(Receive()):
+        with Watch({}, Receive()):
             entered.set()
             await asyncio.Event().wait()
 
@@ -211,7 +215,7 @@ async def test_both_at_once_is_a_cancellation() -> None:
     receive, entered = Receive(), asyncio.Event()
 
     async def block() -> None:
-        async with Watch(receive):
+        with Watch({}, receive):
             entered.set()
             await asyncio.Event().wait()
 
@@ -226,9 +230,8 @@ async def test_both_at_once_is_a_cancellation() -> None:
 
 async def test_another_error_of_the_block_is_told_as_it_is() -> None:
     receive = Receive()
-    with pytest.raises(KeyError):
-        async with Watch(receive):
-            raise KeyError
+    with pytest.raises(KeyError), Watch({}, receive):
+        raise KeyError
 
 
 async def test_comments_are_counted_from_the_last_bytes() -> None:
@@ -240,7 +243,7 @@ async def test_comments_are_counted_from_the_last_bytes() -> None:
     sink = EventSink(send, 0.02)
     async with feed(_slow()) as one:
         reader = Reader(one, Limits(60), sink)
-        async for chunks in reader.batches():
+        while chunks := await reader.next():
             await sink.write(b"".join(chunks))
     bodies = [message["body"] for message in sent if message["type"] == "http.response.body"]
     assert bodies[0] == b": keepalive\n\n"

@@ -198,3 +198,30 @@ async def test_context_overflow() -> None:
     assert new["param"] == "input_tokens"
     old = (await chat(application(OLD, max_model_len=4096), body)).json()["error"]
     assert old["message"].startswith("max_tokens must be at least 1, got -")
+
+
+@pytest.mark.parametrize(
+    ("version", "said", "status"),
+    [
+        (NEW, {"content": None}, 400),
+        (NEW, {}, 200),
+        (NEW, {"content": ""}, 200),
+        (NEW, {"content": "x"}, 200),
+        (OLD, {"content": None}, 400),
+        (OLD, {}, 400),
+        (OLD, {"content": "x"}, 400),
+    ],
+)
+@pytest.mark.anyio
+async def test_calls_that_tokenize_refuses(version: str, said: dict[str, Any], status: int) -> None:
+    called = {"role": "assistant", **said, "tool_calls": [{"id": "abcdefghi", "type": "function", "function": READ_IT}]}
+    result = {"role": "tool", "tool_call_id": "abcdefghi", "content": "r"}
+    messages = [{"role": "user", "content": "Hi"}, called, result]
+    async with client(application(version=version)) as asking:
+        response = await asking.post("/tokenize", json={"messages": messages, "add_generation_prompt": True})
+    assert response.status_code == status, response.text
+    if status == 400:
+        assert "tool_calls must be a list, got" in response.text
+
+
+READ_IT = {"name": "read", "arguments": "{}"}

@@ -1,0 +1,103 @@
+"""The end of a serving process: who is told of it, and what happens to the answers that are not ready by then.
+
+SIGTERM ─▶ begin_drain ── SHUTDOWN_DELAY ─▶ listener closed ── DRAIN_TIMEOUT ─▶ pass_deadline ─▶ tasks cancelled
+           ready is 503,                    what runs, runs on                  error events
+           requests still come
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+
+from devstral_proxy.errors import Overloaded
+
+CODE = "proxy_stopping"
+
+
+class Lifecycle:
+    """One a process."""
+
+    __slots__ = ("_hooks", "_late", "_running", "draining")
+
+    def __init__(self) -> None:
+        self.draining = False
+        """The process is going to stop: it is not ready any more for a load balancer."""
+        self._late = False
+        self._hooks: list[Callable[[], None]] = []
+        self._running: set[Interruptible] = set()
+
+    @property
+    def running(self) -> int:
+        """Blocks under way that `pass_deadline` would end."""
+        return len(self._running)
+
+    def on_drain(self, hook: Callable[[], None]) -> None:
+        """Have `hook` called once, when draining begins. It must not raise."""
+        self._hooks.append(hook)
+
+    def begin_drain(self) -> None:
+        """From now on `draining`. A second call does nothing."""
+        if not self.draining:
+            self.draining = True
+            for hook in self._hooks:
+                hook()
+
+    def interruptible(self) -> Interruptible:
+        """`with lifecycle.interruptible():` around work that raises `Overloaded` when the deadline passes."""
+        return Interruptible(self)
+
+    def pass_deadline(self) -> None:
+        """End every interruptible block, and those still to come."""
+        self._late = True
+        for block in list(self._running):
+            block.interrupt()
+
+
+class Interruptible:
+    """A block of one task that the deadline ends: it is cancelled, and raises Overloaded (503).
+
+    Like asyncio.timeout: a cancellation from outside goes on as it is. The cost is one object and one entry in a set.
+    """
+
+    __slots__ = ("_cancelling", "_interrupted", "_lifecycle", "_task")
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._interrupted = False
+
+    def __enter__(self) -> Interruptible:
+        """Raises Overloaded after the deadline."""
+        if self._lifecycle._late:
+            raise stopping()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an interruptible block needs a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._lifecycle._running.add(self)
+        return self
+
+    def over(self) -> None:
+        """What is left of the block is not worth an error: the deadline does not end it any more."""
+        self._lifecycle._running.discard(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lifecycle._running.discard(self)
+        if self._interrupted and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise stopping() from None
+
+    def interrupt(self) -> None:
+        """Cancel the block. Called from outside its task."""
+        self._interrupted = True
+        self._task.cancel()
+
+
+def stopping() -> Overloaded:
+    """What a client is told whose answer was not ready in time."""
+    error = Overloaded("the proxy is stopping, and the answer was not ready in time; ask again", code=CODE)
+    error.headers = [("retry-after", "1")]
+    return error

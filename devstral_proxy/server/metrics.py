@@ -1,0 +1,392 @@
+"""Counting for Prometheus: one call a request, and the page /metrics.
+
+A request is counted in plain numbers, which prometheus-client is told in one go when the page is asked for: its own
+counters take a lock each, and with several worker processes write into a file, a dozen times a request.
+
+prometheus-client is imported when the first `Metrics` is built, for two reasons: without METRICS it costs nothing, and
+with several worker processes `prepare_multiprocess` has to come before the import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from operator import add
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from devstral_proxy import __version__
+from devstral_proxy.config import Settings
+from devstral_proxy.mistral.rewrites import REWRITES
+from devstral_proxy.server.series import CHUNK_BUCKETS, SERIES
+
+if TYPE_CHECKING:
+    from devstral_proxy.server.exchange import Exchange
+
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+OTHER = "other"
+PROVIDER = "vllm"
+MOST_MODELS = 64
+MOST_KEYS = 256
+MOST_VALUES = 128
+"""Distinct values of any other label. What comes later is counted as `other`."""
+COLLECT_EVERY = 1.0
+"""Seconds for which counts may stay in their process, where another one may be asked for them."""
+OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/chat/completions": "chat",
+    "/v1/responses": "chat",
+    "/v1/messages": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
+"""gen_ai.operation.name by route. Other routes are counted, not timed."""
+
+Reading = Iterable[tuple[str, tuple[str, ...], float]]
+"""Values of gauges: the series, its labels' values, the value."""
+
+
+class Gaps:
+    """The times between the writes of one stream: counted into buckets as they come, and merged at the end."""
+
+    __slots__ = ("counts", "first", "last")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(CHUNK_BUCKETS) + 1)
+        self.first = 0.0
+        self.last = 0.0
+
+    def add(self, now: float) -> None:
+        """Something was written; `now` as time.perf_counter() has it."""
+        if self.last:
+            self.counts[bisect_left(CHUNK_BUCKETS, now - self.last)] += 1
+        else:
+            self.first = now
+        self.last = now
+
+    @property
+    def total(self) -> float:
+        """All gaps together, in seconds."""
+        return self.last - self.first
+
+
+class _Values:
+    """The values of one label, no more than a number of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[str, str] = {OTHER: OTHER}
+
+    def of(self, value: str) -> str:
+        """The value, or `other`."""
+        known = self._known.get(value)
+        if known is None:
+            known = value if len(self._known) <= self._most and len(value) <= 256 else OTHER
+            if known is value:
+                self._known[value] = value
+        return known
+
+
+class _Counter:
+    """What a counter's child has still to be told."""
+
+    __slots__ = ("_child", "pending")
+
+    def __init__(self, child: Any) -> None:
+        self._child = child
+        self.pending = 0.0
+
+    def flush(self) -> None:
+        if self.pending:
+            self._child.inc(self.pending)
+            self.pending = 0.0
+
+
+class _Histogram:
+    """What a histogram's child has still to be told."""
+
+    __slots__ = ("_bounds", "_child", "counts", "total")
+
+    def __init__(self, child: Any) -> None:
+        self._child = child
+        self._bounds: list[float] = child._upper_bounds
+        self.counts = [0] * len(self._bounds)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.total += value
+        self.counts[bisect_left(self._bounds, value)] += 1
+
+    def merge(self, gaps: Gaps) -> None:
+        self.total += gaps.total
+        self.counts = list(map(add, self.counts, gaps.counts))
+
+    def flush(self) -> None:
+        if any(self.counts):
+            for bucket, count in zip(self._child._buckets, self.counts, strict=True):
+                if count:
+                    bucket.inc(count)
+            self._child._sum.inc(self.total)
+            self.counts = [0] * len(self._bounds)
+            self.total = 0.0
+
+
+class _Operation:
+    """The children of one operation on one model."""
+
+    __slots__ = ("chunk", "first_token", "input", "output", "per_token")
+
+    def __init__(self, histogram: Callable[..., _Histogram], *labels: str) -> None:
+        self.first_token = histogram("gen_ai_server_time_to_first_token_seconds", *labels)
+        self.per_token = histogram("gen_ai_server_time_per_output_token_seconds", *labels)
+        self.chunk = histogram("gen_ai_client_operation_time_per_output_chunk_seconds", *labels)
+        self.input = histogram("gen_ai_client_token_usage", *labels, "input")
+        self.output = histogram("gen_ai_client_token_usage", *labels, "output")
+
+
+class Metrics:
+    """The registry of one process. Used on the event loop's thread only, but for the rendering of the page."""
+
+    def __init__(self, check: Callable[[list[tuple[bytes, bytes]]], object] | None = None) -> None:
+        """`check` is given the headers of a request for the page and raises what refuses it; None: whoever asks."""
+        import prometheus_client
+
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.multiprocess = DIRECTORY in os.environ
+        """Other processes count too: then somebody has to run `collecting`."""
+        self._check = check
+        self._registry = prometheus_client.CollectorRegistry()
+        self._rendering = asyncio.Lock()
+        self._sources: list[Callable[[], Reading]] = []
+        self._families: dict[str, Any] = {}
+        for name, series in SERIES.items():
+            args: dict[str, Any] = {"labelnames": series.labels, "registry": self._registry}
+            if series.kind == "histogram":
+                self._families[name] = prometheus_client.Histogram(name, series.says, buckets=series.buckets, **args)
+            elif series.kind == "gauge":
+                self._families[name] = prometheus_client.Gauge(name, series.says, multiprocess_mode=series.mode, **args)  # type: ignore[arg-type]
+            else:
+                self._families[name] = prometheus_client.Counter(name, series.says, **args)
+        if not self.multiprocess:
+            prometheus_client.ProcessCollector(registry=self._registry)
+        self._models, self._keys = _Values(MOST_MODELS), _Values(MOST_KEYS)
+        self._routes, self._errors, self._upstreams = _Values(MOST_VALUES), _Values(MOST_VALUES), _Values(MOST_VALUES)
+        self._counters: dict[tuple[str, ...], _Counter] = {}
+        self._histograms: list[_Histogram] = []
+        self._operations: dict[tuple[str, str], _Operation] = {}
+        self._durations: dict[tuple[str, str, str], _Histogram] = {}
+        self._queue_time = self._histogram("devstral_proxy_queue_time_seconds")
+        self._set("devstral_proxy_build_info", (__version__, platform.python_version()), 1)
+
+    def gaps(self) -> Gaps:
+        """For a stream that begins."""
+        return Gaps()
+
+    def source(self, read: Callable[[], Reading]) -> None:
+        """`read` is called whenever the gauges are wanted."""
+        self._sources.append(read)
+
+    def upstream_failed(self, upstream: str, error_type: str) -> None:
+        """One request to this server has failed, whether it is sent again or not."""
+        labels = (self._upstreams.of(upstream), self._errors.of(error_type))
+        self._count(1, "devstral_proxy_upstream_errors_total", *labels)
+
+    def refused(self, error_type: str) -> None:
+        """A request was refused by the HTTP protocol, before there was an exchange."""
+        self._count(1, "devstral_proxy_refused_total", self._errors.of(error_type))
+
+    def finished(self, exchange: Exchange) -> None:
+        """Count one request at its end."""
+        now = time.perf_counter()
+        count = self._count
+        key = self._keys.of(exchange.key)
+        status = str(exchange.status)
+        count(1, "devstral_proxy_requests_total", self._routes.of(exchange.path), status, key)
+        operation = OPERATIONS.get(exchange.path)
+        if operation is not None:
+            self._operation(exchange, operation, key, now)
+        if exchange.rewrites:
+            self._changes("devstral_proxy_rewrites_total", exchange.rewrites)
+        if exchange.repairs:
+            self._changes("devstral_proxy_repairs_total", exchange.repairs)
+        if exchange.queued:
+            self._queue_time.observe(exchange.queued)
+        if exchange.attempts:
+            upstream = self._upstreams.of(exchange.upstream)
+            count(exchange.attempts, "devstral_proxy_upstream_requests_total", upstream)
+            if exchange.attempts > 1:
+                count(exchange.attempts - 1, "devstral_proxy_retries_total", upstream)
+
+    def _operation(self, exchange: Exchange, operation: str, key: str, now: float) -> None:
+        model = self._models.of(exchange.served or OTHER)
+        error = error_type(exchange)
+        if error:
+            error = self._errors.of(error)
+        duration = self._durations.get((operation, model, error))
+        if duration is None:
+            duration = self._durations[operation, model, error] = self._histogram(
+                "gen_ai_server_request_duration_seconds", operation, PROVIDER, model, error
+            )
+        duration.observe(now - exchange.started)
+        of = self._operations.get((operation, model))
+        if of is None:
+            of = self._operations[operation, model] = _Operation(self._histogram, operation, PROVIDER, model)
+        tokens = exchange.output_tokens
+        if exchange.first_token:
+            of.first_token.observe(exchange.first_token - exchange.started)
+            if tokens > 1 and not error:
+                of.per_token.observe((now - exchange.first_token) / (tokens - 1))
+        gaps = exchange.gaps
+        if gaps is not None and gaps.last:
+            of.chunk.merge(gaps)
+        total = "devstral_proxy_tokens_total"
+        if exchange.input_tokens:
+            of.input.observe(exchange.input_tokens)
+            self._count(exchange.input_tokens, total, key, model, "input")
+        if tokens:
+            of.output.observe(tokens)
+            self._count(tokens, total, key, model, "output")
+        if exchange.cached_tokens:
+            self._count(exchange.cached_tokens, total, key, model, "input_cached")
+
+    def _changes(self, series: str, changes: list[tuple[str, str]]) -> None:
+        counts: dict[str, int] = {}
+        for name, _ in changes:
+            counts[name] = counts.get(name, 0) + 1
+        for name, count in counts.items():
+            self._count(count, series, name if name in REWRITES else OTHER)
+
+    def _count(self, amount: float, *which: str) -> None:
+        """Add to the counter with this name and these labels."""
+        counter = self._counters.get(which)
+        if counter is None:
+            name, *labels = which
+            counter = self._counters[which] = _Counter(self._families[name].labels(*labels))
+        counter.pending += amount
+
+    def _histogram(self, name: str, *labels: str) -> _Histogram:
+        family = self._families[name]
+        histogram = _Histogram(family.labels(*labels) if labels else family)
+        self._histograms.append(histogram)
+        return histogram
+
+    def _set(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        family = self._families[name]
+        (family.labels(*labels) if labels else family).set(value)
+
+    def collect(self) -> None:
+        """Tell prometheus-client what was counted, and read the gauges."""
+        for counter in self._counters.values():
+            counter.flush()
+        for histogram in self._histograms:
+            histogram.flush()
+        for read in self._sources:
+            for name, labels, value in read():
+                self._set(name, labels, value)
+
+    async def collecting(self) -> None:
+        """Collect again and again, for the process that will be asked. Runs until it is cancelled."""
+        try:
+            while True:
+                self.collect()
+                await asyncio.sleep(COLLECT_EVERY)
+        finally:
+            self.collect()
+
+    async def page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """GET /metrics, an ASGI application. Raises what `check` raises."""
+        if self._check is not None:
+            self._check(scope["headers"])
+        accept = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"), "")
+        async with self._rendering:
+            self.collect()
+            body, content_type = await asyncio.to_thread(self.render, accept)
+        headers = [
+            (b"content-type", content_type.encode("ascii")),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The page and its content type, in the format that the scraper asks for."""
+        from prometheus_client import CollectorRegistry, exposition
+
+        registry = self._registry
+        if self.multiprocess:
+            from prometheus_client.multiprocess import MultiProcessCollector
+
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        encode, content_type = exposition.choose_encoder(accept)
+        return encode(registry), content_type
+
+
+def metrics_of(settings: Settings, check: Callable[[list[tuple[bytes, bytes]]], object]) -> Metrics | None:
+    """What METRICS and METRICS_PUBLIC ask for; None when it is off. `check` lets a client's key pass, or raises."""
+    return Metrics(None if settings.metrics_public else check) if settings.metrics else None
+
+
+def error_type(exchange: Exchange) -> str:
+    """What the request failed with: an error's code, `client_gone`, or "" when it did not."""
+    return exchange.error or ("client_gone" if exchange.status == 499 or exchange.note == "client gone" else "")
+
+
+class _Pool(Protocol):
+    busy: int
+
+    @property
+    def idle(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+
+
+class _Admission(Protocol):
+    running: int
+    waiting: int
+
+
+def of_admission(admission: _Admission) -> Reading:
+    """The gauges of the queue."""
+    yield "devstral_proxy_requests_running", (), admission.running
+    yield "devstral_proxy_requests_queued", (), admission.waiting
+
+
+def of_target(name: str, running: int, state: str, pool: _Pool | None) -> Reading:
+    """The gauges of one server: its requests, its breaker (closed, open, half-open), its connections."""
+    yield "devstral_proxy_upstream_running", (name,), running
+    for one in ("closed", "open", "half_open"):
+        yield "devstral_proxy_upstream_breaker", (name, one), float(one == state.replace("-", "_"))
+    if pool is not None:
+        for one, count in (("busy", pool.busy), ("idle", pool.idle), ("waiting", pool.waiting)):
+            yield "devstral_proxy_upstream_connections", (name, one), count
+
+
+def prepare_multiprocess(directory: Path) -> None:
+    """Let all worker processes count into one directory. For the parent, before anybody imports prometheus-client and
+    before the workers start; what an earlier run has left there is deleted.
+
+    Raises RuntimeError when prometheus-client has been imported, OSError when the directory cannot be used.
+    """
+    if "prometheus_client.values" in sys.modules:
+        raise RuntimeError("prometheus_client was imported before the directory of the workers was set")
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for left in directory.glob("*.db"):
+        left.unlink()
+    os.environ[DIRECTORY] = str(directory)
+
+
+def mark_process_dead(pid: int) -> None:
+    """A worker has ended: its gauges go, what it has counted stays. For the parent; does nothing without workers."""
+    if DIRECTORY in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead as mark
+
+        mark(pid)  # type: ignore[no-untyped-call]

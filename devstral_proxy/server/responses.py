@@ -1,0 +1,98 @@
+"""POST /v1/responses, and the endpoints about responses that are stored."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope, Send
+
+from devstral_proxy.dialects.base import Dialect
+from devstral_proxy.dialects.responses import Responses, references
+from devstral_proxy.dialects.responses import stored as answers
+from devstral_proxy.server.body import read_body
+from devstral_proxy.server.chat import ChatCompletions, Keep
+from devstral_proxy.server.exchange import Exchange, new_id, of, send_json
+from devstral_proxy.server.services import Services
+from devstral_proxy.stores import Record, StoreError
+
+_log = logging.getLogger("devstral_proxy.server")
+
+
+class ResponsesApi(ChatCompletions):
+    """POST /v1/responses, with the responses that it follows from the store."""
+
+    name = "responses"
+
+    async def _dialect(self, request: dict[str, Any], exchange: Exchange) -> tuple[Dialect | None, Keep | None]:
+        store, key = self._services.store, exchange.key
+        previous = None
+        followed = request.get("previous_response_id")
+        if isinstance(followed, str):
+            chain = await store.chain(followed, key)
+            if chain is not None:
+                previous = answers.chain_items(map(_told, chain))
+        found = [record for id in references(request) if (record := await store.get(id, key)) is not None]
+        dialect = Responses(int(time.time()), new_id(), previous, answers.chain_items(map(_told, found)))
+
+        async def keep() -> None:
+            if not dialect.store or dialect.result is None or dialect.result["status"] == "failed":
+                return  # half an answer is nothing to go on with
+            told = dialect.record
+            record = Record(told["id"], key, told["created"], told["previous"], told["response"], told["input_items"])
+            try:
+                # A client that leaves now has all of its answer: what it was told is kept.
+                await asyncio.shield(store.put(record))
+            except StoreError as error:
+                exchange.note = "the response could not be stored"
+                _log.error("request %s: %s (%s)", exchange.id, exchange.note, error.code)
+
+        return dialect, keep
+
+
+class StoredResponse:
+    """GET and DELETE of /v1/responses/{id}, and what stands under it: `what` is "cancel" or "input_items"."""
+
+    def __init__(self, services: Services, what: str = "") -> None:
+        self._services = services
+        self._what = what
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange, store = of(scope), self._services.store
+        exchange.dialect = ResponsesApi.name
+        exchange.path = _PATH + (f"/{self._what}" if self._what else "")
+        await read_body(scope, receive, self._services.settings.body_limit)
+        id: str = scope["path_params"]["id"]
+        if exchange.method == "DELETE":
+            if not await store.delete(id, exchange.key):
+                raise answers.missing(id)
+            await send_json(send, 200, answers.deleted(id))
+            return
+        record = await store.get(id, exchange.key)
+        if record is None:
+            raise answers.missing(id)
+        told = _told(record)
+        query = QueryParams(scope["query_string"])
+        if self._what == "input_items":
+            await send_json(send, 200, answers.input_list(told["input_items"], query))
+        elif self._what == "cancel":
+            await send_json(send, 200, answers.cancelled(told))
+        else:
+            await send_json(send, 200, answers.retrieved(told, query))
+
+
+_PATH = "/v1/responses/{id}"
+
+
+def _told(record: Record) -> answers.Record:
+    """A record as the dialect reads it."""
+    return {
+        "id": record.id,
+        "response": record.response,
+        "input_items": record.input_items,
+        "previous": record.previous,
+        "created": int(record.created),
+    }
