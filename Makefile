@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 OTHER_MISTRAL_COMMONS := 1.8.6 1.10.0
 OTHERS := $(OTHER_MISTRAL_COMMONS:%=$(VENV)/mistral-common/%/.installed)
 
-.PHONY: help setup demo test lint types unit format run qa clean
+.PHONY: help setup demo test lint types unit format run qa test-clients bench bench-docs bench-memory soak clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,5 +50,23 @@ format: $(STAMP) ## ruff, mend and format
 qa: $(STAMP) ## the regression suite against a proxy that it starts
 	$(BIN)/python qa/run_tests.py
 
+test-clients: $(STAMP) ## real agents and SDKs through the proxy: ONLY=codex,claude FAULT=429once; installs them into .clients
+	@$(BIN)/python -m qa.clients $(if $(ONLY),--only $(ONLY)) $(if $(FAULT),--fault $(FAULT))
+
+bench: $(STAMP) ## measure beside nginx and others: PLAN=quick|full, PEERS=all installs vllm-router and LiteLLM
+	@$(BIN)/python -m qa.bench --plan $(or $(PLAN),quick) --peers $(or $(PEERS),present)
+
+bench-docs: $(STAMP) ## docs/benchmarks.md from the last make bench, with a fresh profile
+	@$(BIN)/python -m qa.bench.profile >/dev/null || true
+	@$(BIN)/python -m qa.bench.workers >/dev/null || true
+	@$(BIN)/python -m qa.bench.reuse >/dev/null
+	@$(BIN)/python -m qa.bench.report
+
+bench-memory: $(STAMP) ## does it grow? REQUESTS=1000000
+	@$(BIN)/python -m qa.bench.memory --requests $(or $(REQUESTS),1000000)
+
+soak: $(STAMP) ## mixed load and random faults, every answer checked: MINUTES=10 SEED=1 WORKERS=1
+	@$(BIN)/python -m qa.soak --minutes $(or $(MINUTES),10) --workers $(or $(WORKERS),1) $(if $(SEED),--seed $(SEED))
+
 clean: ## remove what setup and the tools made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .bench .clients .soak .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -65,9 +65,16 @@ class Answer:
 class Api:
     """One server. A context manager."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, key: str | None = None) -> None:
+        """`key`: the API key to show."""
         self.base = base.rstrip("/").removesuffix("/v1").rstrip("/")
-        self._http = httpx.Client(base_url=self.base, trust_env=False, timeout=httpx.Timeout(120, connect=5))
+        self.key = key
+        self._http = httpx.Client(
+            base_url=self.base,
+            trust_env=False,
+            timeout=httpx.Timeout(120, connect=5),
+            headers={} if key is None else {"authorization": f"Bearer {key}"},
+        )
 
     def __enter__(self) -> Self:
         return self

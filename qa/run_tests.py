@@ -26,16 +26,20 @@ if not __package__:
 from qa.client import Api, Failed, Skipped, expect
 from qa.models import Served
 from qa.stack import lonely, stack
-from qa.suites import agent, endpoints, failures, golden, refusals
+from qa.suites import agent, dialects, endpoints, failures, golden, operations, refusals
 from qa.suites.check import Check, Where, World
 
 CHECKS: Final[list[Check]] = [
     *golden.CHECKS,
     *refusals.CHECKS,
     *agent.CHECKS,
+    *dialects.CHECKS,
     *endpoints.CHECKS,
     *failures.CHECKS,
+    *operations.CHECKS,
 ]
+_KEY: Final = "qa-key-of-the-regression-suite"
+"""The only key of the proxy that is started for the checks of keys."""
 Verdict = Literal["PASS", "FAIL", "SKIP"]
 Worlds = Callable[[Where], World]
 
@@ -54,15 +58,16 @@ class _OwnWorlds:
         return self._worlds[where]
 
     def _start(self, where: Where) -> World:
-        started = lonely() if where == "down" else stack("0.12.0" if where == "old" else "0.32.0")
+        key = _KEY if where == "keys" else None
+        started = lonely() if where == "down" else stack("0.12.0" if where == "old" else "0.32.0", key)
         run = self._stop.enter_context(started)
         upstream = self._stop.enter_context(Api(run.upstream)) if run.upstream is not None else None
-        return World(self._stop.enter_context(Api(run.base)), Served("v13").name, upstream)
+        return World(self._stop.enter_context(Api(run.base, key)), Served("v13").name, upstream)
 
 
-def _running(base: str, model: str | None, stop: ExitStack) -> Worlds:
+def _running(base: str, model: str | None, key: str | None, stop: ExitStack) -> Worlds:
     """The proxy at `base`. Raises Failed when it does not answer, or serves no model."""
-    api = stop.enter_context(Api(base))
+    api = stop.enter_context(Api(base, key))
     response = api.request("GET", "/v1/models")
     expect(response.status_code == 200, f"{api.base}/v1/models answers with status {response.status_code}")
     served = [entry["id"] for entry in response.json()["data"]]
@@ -70,7 +75,7 @@ def _running(base: str, model: str | None, stop: ExitStack) -> Worlds:
     world = World(api, model or served[0])
 
     def worlds(where: Where) -> World:
-        if where != "any":
+        if where not in ("any", "keys"):
             raise Skipped("needs an upstream that plays along: run without --base")
         return world
 
@@ -123,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The regression suite of devstral-proxy.")
     parser.add_argument("--base", help="a running proxy, as http://127.0.0.1:9000; default: one that is started")
     parser.add_argument("--model", help="the model to ask for, with --base (default: the first that it serves)")
+    parser.add_argument("--key", help="the API key to show, with --base")
     parser.add_argument("--only", metavar="PATTERN", help="checks whose name this regular expression finds")
     parser.add_argument("--verbose", action="store_true", help="tell the whole reason of a failure")
     options = parser.parse_args(arguments)
@@ -136,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     with ExitStack() as stop:
         try:
-            worlds = _running(options.base, options.model, stop) if options.base else _OwnWorlds(stop)
+            worlds = _running(options.base, options.model, options.key, stop) if options.base else _OwnWorlds(stop)
             return run(checks, worlds, options.verbose)
         except (Failed, RuntimeError) as error:
             print(f"cannot begin: {error}", file=sys.stderr)

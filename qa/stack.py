@@ -34,11 +34,14 @@ class Stack:
 
 
 @contextmanager
-def stack(vllm_version: str = "0.32.0") -> Iterator[Stack]:
-    """The proxy in front of simulated models of that vLLM. Raises RuntimeError when one of them does not start."""
+def stack(vllm_version: str = "0.32.0", key: str | None = None) -> Iterator[Stack]:
+    """The proxy in front of simulated models of that vLLM; clients need the `key`, if one is given.
+
+    Raises RuntimeError when one of them does not start.
+    """
     with _process("qa.fleet", "--version", vllm_version, ready=rb"fleet on port (\d+)") as port:
         upstream = f"http://127.0.0.1:{port}"
-        with _proxy(upstream) as base:
+        with _proxy(upstream, key) as base:
             yield Stack(base, upstream)
 
 
@@ -52,8 +55,10 @@ def lonely() -> Iterator[Stack]:
 
 
 @contextmanager
-def _proxy(upstream: str) -> Iterator[str]:
+def _proxy(upstream: str, key: str | None = None) -> Iterator[str]:
     settings = {"VLLM_BASE": upstream, "PROXY_PORT": "0", "MODEL_PROFILES": json.dumps(PROFILES), "LOG_LEVEL": "info"}
+    if key is not None:
+        settings["API_KEYS"] = json.dumps({"qa": key})
     ready = rb"listening on http://127\.0\.0\.1:(\d+)/v1"
     with _process("devstral_proxy", "serve", ready=ready, settings=settings) as port:
         yield f"http://127.0.0.1:{port}"

@@ -10,9 +10,9 @@ import httpx
 
 from qa.client import Api, Skipped
 
-Where = Literal["any", "new", "old", "down"]
-"""What a check needs: any proxy; one that qa started, in front of simulated models of vLLM 0.32.0 or 0.12.0; or one
-with nothing behind it."""
+Where = Literal["any", "new", "old", "down", "keys"]
+"""What a check needs: any proxy; one that qa started, in front of simulated models of vLLM 0.32.0 or 0.12.0; one with
+nothing behind it; or any that asks for API keys."""
 
 
 @dataclass(frozen=True)

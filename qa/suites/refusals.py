@@ -81,7 +81,6 @@ _ROWS: Final = (
     _field("max_tokens", "many"),
     _field("max_completion_tokens", 0),
     _field("seed", "x"),
-    _field("stop", ["a", "b", "c", "d", "e"]),
     _field("stop", 5),
     _field("stream", "yes"),
     _field("stream_options", {"include_usage": True}),
