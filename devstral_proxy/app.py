@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -23,7 +22,7 @@ from devstral_proxy.server.chat import ChatCompletions, MessagesApi
 from devstral_proxy.server.content_log import content_log_of
 from devstral_proxy.server.count import CountTokens
 from devstral_proxy.server.gate import Endpoint, Gate, not_found
-from devstral_proxy.server.keys import Keys, exposure_warning, key_file_warning
+from devstral_proxy.server.keys import Keys
 from devstral_proxy.server.lifecycle import Lifecycle
 from devstral_proxy.server.limits import rate_limits
 from devstral_proxy.server.metrics import Reading, metrics_of, of_admission, of_target
@@ -37,8 +36,13 @@ from devstral_proxy.stores import open_store
 from devstral_proxy.upstream.fleet import Fleet
 from devstral_proxy.upstream.target import Target
 
-_log = logging.getLogger("devstral_proxy.server")
-
+EXPOSED = [
+    "request-id", "retry-after", "x-devstral-profile", "x-devstral-rewrites", "x-devstral-token-count", "x-request-id",
+    *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
+]  # fmt: skip
+"""Headers of answers that web pages may read, where they may call at all."""
+STORING = 2.0
+"""Seconds at the end for what is on its way into the store."""
 RELAYED = ("/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
 """Paths of vLLM's that are passed on as they are. Only these, and what is translated, reach vLLM."""
 
@@ -115,9 +119,6 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        for warning in (exposure_warning(settings), key_file_warning(settings)):
-            if warning is not None:
-                _log.warning("%s", warning)
         await services.fleet.start()
         metrics = services.metrics
         collecting = asyncio.create_task(metrics.collecting()) if metrics is not None and metrics.multiprocess else None
@@ -129,6 +130,8 @@ def create_app(
             collecting.cancel()
             await asyncio.wait({collecting})
         await services.fleet.aclose()
+        if services.storing:
+            await asyncio.wait(services.storing, timeout=STORING)
         await services.store.aclose()
         await services.traces.aclose()
         if services.limits is not None:
@@ -155,7 +158,7 @@ def _for_pages(settings: Settings, gate: Gate) -> ASGIApp:
         allow_origins=origins,
         allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["*"],
-        expose_headers=["x-request-id", "x-devstral-profile", "x-devstral-rewrites", "retry-after"],
+        expose_headers=EXPOSED,
         max_age=600,
     )
 
@@ -166,8 +169,11 @@ def _observe(services: Services) -> None:
         return
     metrics.source(lambda: of_admission(services.admission))
     for target in services.fleet.targets:
-        metrics.source(partial(_state_of, target))
+        metrics.source(partial(_state_of, target, services.fleet.clock))
 
 
-def _state_of(target: Target) -> Reading:
-    return of_target(target.name, target.running, target.breaker.state, target.client.pool)
+def _state_of(target: Target, clock: Callable[[], float]) -> Reading:
+    breaker = target.breaker
+    # Only a request turns an open breaker; one that waits for nothing but a request is no reason for an alarm.
+    state = "half-open" if breaker.state == "open" and breaker.ready(clock()) else breaker.state
+    return of_target(target.name, target.running, state, target.client.pool)

@@ -124,9 +124,9 @@ class UpstreamError(ProxyError):
 
     status = 502
     default_code = "upstream_error"
-    phase: Literal["", "pool", "connect", "wait", "lost"] = ""
+    phase: Literal["", "pool", "connect", "wait", "lost", "total"] = ""
     """Where the connection failed, if that is what failed: no free one of our own, none made (so nothing was sent),
-    silence on it, or it broke."""
+    silence on it, or it broke. "total": it did not, the request's own time was over."""
 
 
 class UpstreamUnavailable(UpstreamError):

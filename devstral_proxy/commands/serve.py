@@ -20,6 +20,7 @@ import uvicorn
 from devstral_proxy import log
 from devstral_proxy.config import ConfigError, Settings, load
 from devstral_proxy.server.http import HttpLimits, protocol_factory
+from devstral_proxy.server.keys import exposure_warning, key_file_warning
 from devstral_proxy.server.lifecycle import Lifecycle
 from devstral_proxy.server.process import LAST_WORDS, Alone, Supervised, patience
 from devstral_proxy.server.systemd import Notifier, activated
@@ -30,9 +31,10 @@ KEEP_ALIVE = 75
 """Seconds that a client's idle connection is kept: longer than the clients' own pools keep theirs, so that it is they
 who close it, and no request meets a connection that is just closing."""
 
-
 BACKLOG = 2048
 """Connections that wait to be taken: clients may come before the application is ready."""
+STAY = ("proxy_host", "proxy_port", "workers", "metrics")
+"""Settings that need a restart: what they say was done before the workers were started."""
 
 
 def server_config(app: Any, settings: Settings) -> uvicorn.Config:
@@ -75,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         for one in sockets:
             _log.info("listening on %s, vLLM at %s", where(one), settings.vllm_base)
+        _warn(settings, sockets)
         if settings.workers == 1:
             code = _alone(settings, sockets, notifier, writer)
         else:
@@ -114,7 +117,7 @@ class _Workers:
 
     def run(self) -> int:
         """The exit code when all have ended."""
-        from devstral_proxy.server.metrics import mark_process_dead, prepare_multiprocess
+        from devstral_proxy.server.multiprocess import mark_process_dead, prepare_multiprocess
         from devstral_proxy.server.supervisor import Supervisor
 
         counters = tempfile.mkdtemp(prefix="devstral-proxy-")
@@ -143,7 +146,7 @@ class _Workers:
             shutil.rmtree(counters, ignore_errors=True)
 
     def _serve(self, channel: socket.socket) -> int:
-        """One worker's life."""
+        """One worker's life. What ends it early is told here: there is no log before, and none after."""
         _tell_of_crashes()
         settings = self._settings
         writer = log.start(settings)
@@ -153,18 +156,27 @@ class _Workers:
             server = Supervised(config, lifecycle, channel, delay=settings.shutdown_delay, drain=settings.drain_timeout)
             server.last_lines = writer.stop
             server.run(sockets=self._sockets)
+        except ConfigError as error:
+            _log.critical("a worker cannot start: %s", error)
+            return 1
+        except Exception as error:
+            _log.critical("a worker failed: %s", type(error).__name__, exc_info=error)
+            return 1
         finally:
             writer.stop()
         return 0
 
     def _reload(self) -> bool:
+        kept = {name: getattr(self._settings, name) for name in STAY}
         try:
-            settings = load(**self._flags)
+            settings = load(**self._flags).model_copy(update=kept)
+            writer = _start_log(settings)
         except ConfigError as error:
             _log.error("the settings are not changed: %s", error)
             return False
-        kept = {name: getattr(self._settings, name) for name in ("proxy_host", "proxy_port", "workers")}
-        self._settings = settings.model_copy(update=kept)
+        self._writer.stop()
+        self._settings, self._writer = settings, writer
+        _warn(settings, self._sockets)
         return True
 
     @contextlib.contextmanager
@@ -175,6 +187,14 @@ class _Workers:
             yield
         finally:
             self._writer = log.start(self._settings)
+
+
+def _warn(settings: Settings, sockets: list[socket.socket]) -> None:
+    """Say who can come that perhaps should not. A Unix socket has the permissions of its file."""
+    hosts = [one.getsockname()[0] for one in sockets if one.family in (socket.AF_INET, socket.AF_INET6)]
+    for warning in (*(exposure_warning(settings, host) for host in hosts), key_file_warning(settings)):
+        if warning is not None:
+            _log.warning("%s", warning)
 
 
 def _start_log(settings: Settings) -> log.Writer:
@@ -223,5 +243,4 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(f"PROXY_PORT: cannot listen on {host} port {port} ({error.strerror})") from None
-    listener.set_inheritable(True)
     return listener

@@ -8,11 +8,13 @@ string.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-_STRING = re.compile(rb'"(content|arguments)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_STRING = re.compile(rb'"(content|arguments)"\s*:\s*"((?:[^"\\]++|\\.)*+)"')
+MAX_LEARNT: Final = 16 * 1024
+"""Bytes of a chunk that is worth learning from: a larger one is no token of a stream."""
 _PROBE = "probe"
 
 
@@ -47,6 +49,8 @@ class Template:
 
 def learn(index: int, delta: dict[str, Any], data: bytes) -> Template | None:
     """The template of a chunk with one choice whose delta says one string, or None."""
+    if len(data) > MAX_LEARNT:
+        return None
     calls = delta.get("tool_calls")
     content = delta.get("content")
     if "role" in delta or any(value for key, value in delta.items() if key not in ("content", "tool_calls")):

@@ -14,9 +14,10 @@ import orjson
 from devstral_proxy.mistral.tool_markup import Names
 from devstral_proxy.mistral.tools import ToolSet
 
-MAX_ENTRIES: Final = 32
-MAX_BYTES: Final = 256 * 1024
+MAX_BYTES: Final = 128 * 1024
 """Definitions over this are translated anew each time."""
+MAX_TOTAL: Final = 512 * 1024
+"""Bytes of all definitions that are kept. What is made of them takes some twenty times as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,11 @@ class _Entry:
 class ToolMemo:
     """`add_all` does what `ToolSet.add_all` does, by memory where it can. What it hands out must not be changed."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "_total")
 
     def __init__(self) -> None:
         self._entries: dict[bytes, _Entry] = {}
+        self._total = 0
 
     def add_all(self, into: ToolSet, defined: Any) -> Names | None:
         """Translate the request's `tools` into an empty set; the names are those of the set, made ready for
@@ -62,8 +64,11 @@ class ToolMemo:
                 into.log.entries[before:],
                 Names(into.schemas),
             )
-            if len(entries) >= MAX_ENTRIES:
-                del entries[next(iter(entries))]
+            self._total += len(key)
+            while self._total > MAX_TOTAL:
+                oldest = next(iter(entries))
+                del entries[oldest]
+                self._total -= len(oldest)
         else:
             into.tools, into.schemas, into.own, into.custom = entry.tools, entry.schemas, entry.own, entry.custom
             into.names.back.update(entry.back)

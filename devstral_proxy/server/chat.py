@@ -23,9 +23,6 @@ from devstral_proxy.server.watch import Watch
 from devstral_proxy.upstream.affinity import affinity_of
 from devstral_proxy.upstream.fleet import Route
 
-GRACE = 5.0
-"""Seconds after REQUEST_TIMEOUT in which a client that reads slowly may still take the end of its answer."""
-
 NOTICED = 0.0005
 """Seconds in the queue that count as having waited."""
 
@@ -46,34 +43,39 @@ class ChatCompletions:
         request = parse_object(await read_body(scope, receive, services.settings.body_limit))
         check_shape(request, services.settings)
         with Watch(scope, receive) as watch:
+            model = request.get("model")
+            exchange.model = model if isinstance(model, str) else ""
+            route = await admitted(services, exchange)
             dialect, keep = await self._dialect(request, exchange)
             if dialect is not None:
                 exchange.render = dialect.error
                 request = dialect.request(request)
-            model = request.get("model")
-            exchange.model = model if isinstance(model, str) else ""
             if services.content is not None:
                 services.content.write(exchange.id, request)
-            if services.fleet.aliases is not None:
-                await services.fleet.learn()
-            route = services.fleet.resolve(exchange.model)
             affinity = affinity_of(request, exchange.key) if services.fleet.models else b""
             turn = Turn(services, exchange, dialect, send, watch, keep)
-            watch.end_by(turn.limits.total + GRACE)
-            await within_limits(services, exchange, route, turn.run(request, route, affinity))
+            await with_room(services, exchange, route, turn.run(request, route, affinity))
 
     async def _dialect(self, request: dict[str, Any], exchange: Exchange) -> tuple[Dialect | None, Keep | None]:
         """The dialect of this request, and what is to be done when its answer is whole."""
         return None, None
 
 
-async def within_limits(services: Services, exchange: Exchange, route: Route, work: Awaitable[None]) -> None:
-    """Do it when the client's limits and the proxy's own room allow it; it is closed, undone, where they do not."""
-    served = route.model or route.served or _known(services, exchange.model)
+async def admitted(services: Services, exchange: Exchange) -> Route:
+    """Where the request for `exchange.model` goes, once the client's own limits have counted it."""
+    if services.fleet.aliases is not None:
+        await services.fleet.learn()
+    route = services.fleet.resolve(exchange.model)
+    if services.limits is not None:
+        served = served_name(services, route, exchange.model)
+        exchange.headers += await services.limits.admit(exchange.key, served)
+    return route
+
+
+async def with_room(services: Services, exchange: Exchange, route: Route, work: Awaitable[None]) -> None:
+    """Do it when the proxy has room; where it has none it is closed, undone. Its tokens are counted afterwards."""
     key, admission = exchange.key, services.admission
     try:
-        if services.limits is not None:
-            exchange.headers += await services.limits.admit(key, served)
         before = time.perf_counter()
         await admission.enter(key)
     except BaseException:
@@ -88,14 +90,17 @@ async def within_limits(services: Services, exchange: Exchange, route: Route, wo
     finally:
         admission.leave(key)
         if services.limits is not None and exchange.status == 200:
-            await services.limits.spend(key, served, exchange.input_tokens + exchange.output_tokens)
+            served = served_name(services, route, exchange.model)  # by now it is known what vLLM serves
+            spent = exchange.input_tokens + exchange.output_tokens or exchange.estimated
+            await services.limits.spend(key, served, spent)
 
 
-def _known(services: Services, model: str) -> str:
-    """The client's word for the model where the one server has such a model: what is counted by model is counted by
-    names that are few."""
+def served_name(services: Services, route: Route, model: str) -> str:
+    """The model by which a request is counted: names that are few. The client's own word counts where the one server
+    has such a model."""
+    named = route.model or route.served
     single = services.fleet.single
-    return model if single is not None and model in single.facts.known.models else ""
+    return model if not named and single is not None and model in single.facts.known.models else named
 
 
 class MessagesApi(ChatCompletions):

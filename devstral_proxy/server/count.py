@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
@@ -19,10 +20,12 @@ from devstral_proxy.dialects.messages import (
 from devstral_proxy.errors import Overloaded, UpstreamError, UpstreamRefused
 from devstral_proxy.mistral.translator import Translator
 from devstral_proxy.server.body import parse_object, read_body
+from devstral_proxy.server.chat import admitted, served_name
 from devstral_proxy.server.exchange import new_id, of, send_json
 from devstral_proxy.server.services import Services
 from devstral_proxy.server.shape import check_images, check_shape
 from devstral_proxy.server.watch import Watch
+from devstral_proxy.upstream.affinity import affinity_of
 from devstral_proxy.upstream.attempts import Attempt
 from devstral_proxy.upstream.attempts import send as send_upstream
 from devstral_proxy.upstream.capabilities import for_version
@@ -30,6 +33,8 @@ from devstral_proxy.upstream.target import Target
 
 TIMEOUT = 30.0
 """Seconds for one question to vLLM: counting takes no GPU, only its tokenizer."""
+MISSING_FOR = 600.0
+"""Seconds for which a path that was not there is not asked again."""
 _ANSWER_LIMIT = 64 * 1024 * 1024
 _UNKNOWN = (403, 404, 405, 501)
 """How a server says that it does not have a path, or does not let it be used."""
@@ -41,7 +46,8 @@ class CountTokens:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._missing: set[tuple[str, str | None, str]] = set()  # server, its version, path that it does not have
+        # Server, its version, a path that it does not have; and when it is worth asking again.
+        self._missing: dict[tuple[str, str | None, str], float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         services, exchange = self._services, of(scope)
@@ -53,17 +59,17 @@ class CountTokens:
         with Watch(scope, receive) as watch:
             chat = dialect.count_request(body)
             exchange.model = chat["model"]
-            if services.fleet.aliases is not None:
-                await services.fleet.learn()
-            route = services.fleet.resolve(exchange.model)
-            if services.limits is not None:
-                exchange.headers += await services.limits.admit(exchange.key, route.model or route.served)
+            route = await admitted(services, exchange)
+            affinity = affinity_of(chat, exchange.key) if services.fleet.models else b""
 
             async def once(attempt: Attempt) -> tuple[int, bool]:
+                exchange.attempts += 1
+                exchange.upstream = attempt.target.name
+                exchange.served = attempt.model or served_name(services, route, exchange.model)
                 return await self._count(attempt, chat, exchange.model)
 
             try:
-                tokens, exact = await send_upstream(services.fleet, route, b"", once)
+                tokens, exact = await send_upstream(services.fleet, route, affinity, once)
             except UpstreamRefused:
                 raise
             except (UpstreamError, Overloaded):  # nobody to ask
@@ -85,14 +91,14 @@ class CountTokens:
             check_images(translated["messages"], services.images)
         for question in attempts(translated):
             key = (target.name, facts.version, question.path)
-            if key in self._missing:
+            if self._missing.get(key, 0.0) > time.monotonic():
                 continue
             status, answer = await _ask(target, question.path, question.body)
             attempt.answered(200 if status < 500 else status)
             if status == 404 and isinstance(answer, dict) and "error" in answer:
                 raise translator.error(status, orjson.dumps(answer))  # the path is there, the model is not
             if status in _UNKNOWN:
-                self._missing.add(key)
+                self._missing[key] = time.monotonic() + MISSING_FOR
             tokens = tokens_told(answer) if status == 200 else None
             if tokens is not None:
                 return tokens + question.extra, question.exact

@@ -15,6 +15,7 @@ from devstral_proxy.errors import InternalError, ProxyError, UpstreamRefused, re
 from devstral_proxy.mistral.rewrites import counted
 
 if TYPE_CHECKING:
+    from devstral_proxy.server.lifecycle import Interruptible
     from devstral_proxy.server.metrics import Gaps
 
 _log = logging.getLogger("devstral_proxy.server")
@@ -44,9 +45,10 @@ class Exchange:
     """
 
     __slots__ = (
-        "_send", "attempts", "cached_tokens", "dialect", "error", "finish", "first_token", "gaps", "headers", "id",
-        "input_tokens", "key", "method", "model", "note", "output_tokens", "path", "profile", "queued", "render",
-        "repairs", "rewrites", "scope", "send_body", "served", "started", "status", "stream", "upstream",
+        "_send", "attempts", "block", "cached_tokens", "dialect", "error", "estimated", "finish", "first_token", "gaps",
+        "headers", "id", "input_tokens", "key", "method", "model", "note", "output_tokens", "path", "profile",
+        "queued", "render", "repairs", "rewrites", "scope", "send_body", "served", "started", "status", "stream",
+        "upstream",
     )  # fmt: skip
 
     def __init__(self, id: str, scope: Scope, send: Send) -> None:
@@ -78,6 +80,10 @@ class Exchange:
         self.repairs: list[tuple[str, str]] = []
         """The same of the answer."""
         self.input_tokens = self.output_tokens = self.cached_tokens = 0
+        self.estimated = 0
+        """Tokens that an answer which broke off before vLLM told them has cost, judged by its length."""
+        self.block: Interruptible | None = None
+        """What the end of the process would end."""
         self.first_token = 0.0
         """When the first event of the answer went out (as `started`); 0: none yet."""
         self.gaps: Gaps | None = None
@@ -93,6 +99,11 @@ class Exchange:
         """How the answer ended, where the status does not tell: an error in the stream, the client gone."""
         self.render: Callable[[ProxyError], dict[str, Any]] = render
         """Error JSON in the words of the client's API."""
+
+    def alone(self) -> None:
+        """From here on the endpoint itself sees to what the end of the process means to the answer."""
+        if self.block is not None:
+            self.block.over()
 
     async def send(self, message: Message) -> None:
         """ASGI's send, for heads: adds `headers`, and notes the status."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -50,6 +50,12 @@ class Gate:
 
     def __init__(self, router: ASGIApp, direct: Mapping[tuple[str, str], Endpoint], services: Services) -> None:
         self._router = Endpoint(router, "")
+        # Wrong methods, and paths below: `/v1/messages/batches` is a 404 of Anthropic's API.
+        self._prefixes = [
+            (endpoint.path, replace(endpoint, app=router, path=""))
+            for endpoint in direct.values()
+            if endpoint.render is not render
+        ]
         self._direct = direct
         self._services = services
 
@@ -64,14 +70,16 @@ class Gate:
         try:
             endpoint = self._direct.get((exchange.method, scope["path"]))
             if endpoint is None:
-                endpoint = self._direct.get((exchange.method, _tidied(scope)), self._router)
+                path = _tidied(scope)
+                endpoint = self._direct.get((exchange.method, path)) or self._routed(path)
             exchange.path = endpoint.path
             exchange.render = endpoint.render
             if endpoint.id_header is not None:
                 exchange.headers.append((endpoint.id_header, exchange.id.encode("ascii")))
             if not endpoint.open:
                 exchange.key = services.keys.check(headers)
-            await endpoint.app(scope, receive, exchange.send)
+            with services.lifecycle.interruptible() as exchange.block:
+                await endpoint.app(scope, receive, exchange.send)
         except ClientGone as gone:
             exchange.note = exchange.note or str(gone) or "client gone"
             exchange.status = exchange.status or CLIENT_GONE
@@ -87,6 +95,10 @@ class Gate:
             if services.metrics is not None:
                 services.metrics.finished(exchange)
             services.traces.finished(exchange)
+
+    def _routed(self, path: str) -> Endpoint:
+        """The router, which tells errors in the words of the API that the path belongs to."""
+        return next((found for prefix, found in self._prefixes if path.startswith(prefix)), self._router)
 
 
 def _refusal(error: HTTPException, exchange: Exchange) -> ProxyError:

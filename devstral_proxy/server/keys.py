@@ -67,12 +67,11 @@ def _refusal(message: str) -> Unauthorized:
     return error
 
 
-def exposure_warning(settings: Settings, host: str | None = None) -> str | None:
+def exposure_warning(settings: Settings, host: str) -> str | None:
     """What to say loudly at the start when others than this machine can come without a key.
 
-    `host` is the address that is really listened on, where it is not PROXY_HOST's (a socket that was handed over).
+    `host` is the address that is really listened on: not PROXY_HOST's, where the socket was handed over.
     """
-    host = settings.proxy_host if host is None else host
     if settings.client_keys or _is_loopback(host):
         return None
     return (

@@ -8,7 +8,6 @@ SIGTERM ─▶ begin_drain ── SHUTDOWN_DELAY ─▶ listener closed ── D
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from types import TracebackType
 
 from devstral_proxy.errors import Overloaded
@@ -19,13 +18,12 @@ CODE = "proxy_stopping"
 class Lifecycle:
     """One a process."""
 
-    __slots__ = ("_hooks", "_late", "_running", "draining")
+    __slots__ = ("_late", "_running", "draining")
 
     def __init__(self) -> None:
         self.draining = False
         """The process is going to stop: it is not ready any more for a load balancer."""
         self._late = False
-        self._hooks: list[Callable[[], None]] = []
         self._running: set[Interruptible] = set()
 
     @property
@@ -33,16 +31,9 @@ class Lifecycle:
         """Blocks under way that `pass_deadline` would end."""
         return len(self._running)
 
-    def on_drain(self, hook: Callable[[], None]) -> None:
-        """Have `hook` called once, when draining begins. It must not raise."""
-        self._hooks.append(hook)
-
     def begin_drain(self) -> None:
-        """From now on `draining`. A second call does nothing."""
-        if not self.draining:
-            self.draining = True
-            for hook in self._hooks:
-                hook()
+        """From now on `draining`."""
+        self.draining = True
 
     def interruptible(self) -> Interruptible:
         """`with lifecycle.interruptible():` around work that raises `Overloaded` when the deadline passes."""

@@ -12,25 +12,23 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from operator import add
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from devstral_proxy import __version__
 from devstral_proxy.config import Settings
 from devstral_proxy.mistral.rewrites import REWRITES
+from devstral_proxy.server.multiprocess import DIRECTORY, reading
 from devstral_proxy.server.series import CHUNK_BUCKETS, SERIES
 
 if TYPE_CHECKING:
     from devstral_proxy.server.exchange import Exchange
 
-DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 OTHER = "other"
 PROVIDER = "vllm"
 MOST_MODELS = 64
@@ -320,14 +318,15 @@ class Metrics:
         """The page and its content type, in the format that the scraper asks for."""
         from prometheus_client import CollectorRegistry, exposition
 
-        registry = self._registry
-        if self.multiprocess:
-            from prometheus_client.multiprocess import MultiProcessCollector
-
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         encode, content_type = exposition.choose_encoder(accept)
-        return encode(registry), content_type
+        if not self.multiprocess:
+            return encode(self._registry), content_type
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        registry = CollectorRegistry()
+        with reading() as directory:
+            MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
+            return encode(registry), content_type
 
 
 def metrics_of(settings: Settings, check: Callable[[list[tuple[bytes, bytes]]], object]) -> Metrics | None:
@@ -336,8 +335,13 @@ def metrics_of(settings: Settings, check: Callable[[list[tuple[bytes, bytes]]], 
 
 
 def error_type(exchange: Exchange) -> str:
-    """What the request failed with: an error's code, `client_gone`, or "" when it did not."""
-    return exchange.error or ("client_gone" if exchange.status == 499 or exchange.note == "client gone" else "")
+    """What the request failed with: an error's code, `client_gone` (or too slow to take its answer), `cancelled`, or ""
+    when it did not."""
+    return exchange.error or _UNTOLD.get(exchange.note) or ("client_gone" if exchange.status == 499 else "")
+
+
+_UNTOLD: Final = {"client gone": "client_gone", "client reads too slowly": "client_gone", "cancelled": "cancelled"}
+"""Ends that nobody could be told of any more, by the note of the exchange."""
 
 
 class _Pool(Protocol):
@@ -368,25 +372,3 @@ def of_target(name: str, running: int, state: str, pool: _Pool | None) -> Readin
     if pool is not None:
         for one, count in (("busy", pool.busy), ("idle", pool.idle), ("waiting", pool.waiting)):
             yield "devstral_proxy_upstream_connections", (name, one), count
-
-
-def prepare_multiprocess(directory: Path) -> None:
-    """Let all worker processes count into one directory. For the parent, before anybody imports prometheus-client and
-    before the workers start; what an earlier run has left there is deleted.
-
-    Raises RuntimeError when prometheus-client has been imported, OSError when the directory cannot be used.
-    """
-    if "prometheus_client.values" in sys.modules:
-        raise RuntimeError("prometheus_client was imported before the directory of the workers was set")
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for left in directory.glob("*.db"):
-        left.unlink()
-    os.environ[DIRECTORY] = str(directory)
-
-
-def mark_process_dead(pid: int) -> None:
-    """A worker has ended: its gauges go, what it has counted stays. For the parent; does nothing without workers."""
-    if DIRECTORY in os.environ:
-        from prometheus_client.multiprocess import mark_process_dead as mark
-
-        mark(pid)  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from devstral_proxy import __version__
+from devstral_proxy.errors import Unauthorized
 from devstral_proxy.server.exchange import send_json
 from devstral_proxy.server.services import Services
 from devstral_proxy.upstream.catalog import ready
@@ -29,7 +30,10 @@ class Pages:
         await send_json(send, 200, told)
 
     async def health(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """200 as long as the proxy runs; what it knows of vLLM is in the JSON."""
+        """200 as long as the proxy runs; what it knows of vLLM is in the JSON, for those who have a key."""
+        if not self._may_know(scope):
+            await send_json(send, 200, {"status": "ok"})
+            return
         fleet = self._services.fleet
         told = await asyncio.gather(*(target.facts.facts(HEALTH_TTL) for target in fleet.targets))
         servers: dict[str, Any] = {
@@ -59,4 +63,13 @@ class Pages:
             return
         told = await ready(self._services.fleet, HEALTH_TTL)
         status = "ready" if told["ready"] else "not ready"
-        await send_json(send, 200 if told["ready"] else 503, {"status": status, "models": told["models"]})
+        body = {"status": status, "models": told["models"]} if self._may_know(scope) else {"status": status}
+        await send_json(send, 200 if told["ready"] else 503, body)
+
+    def _may_know(self, scope: Scope) -> bool:
+        """Names of servers and models are for those who may use them; a probe needs the status alone."""
+        try:
+            self._services.keys.check(scope["headers"])
+        except Unauthorized:
+            return False
+        return True

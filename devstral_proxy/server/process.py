@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
 
 
 class Alone(Server):
-    """The only process: SIGTERM, SIGINT and SIGHUP end it in order, a second one at once."""
+    """The only process: SIGTERM and SIGINT end it in order, a second one at once. SIGHUP is only answered."""
 
     def __init__(
         self, config: uvicorn.Config, lifecycle: Lifecycle, notifier: Notifier, *, delay: float, drain: float
@@ -114,6 +114,9 @@ class Alone(Server):
                 signal.signal(number, signal.SIG_IGN)  # a late one must not cost the last log lines
 
     def _signalled(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            _log.warning("SIGHUP is ignored: reload needs WORKERS of 2 or more; restart instead")
+            return
         if self.ending:
             self.abort(128 + number)
         self.stop(self.delay)

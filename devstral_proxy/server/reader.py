@@ -54,18 +54,25 @@ class Limits:
     """How long one exchange may take, in seconds: in all, until the first byte, between two. `total` is the end of it
     all in the loop's time; it starts now."""
 
-    __slots__ = ("first_byte", "idle", "request", "total")
+    __slots__ = ("_began", "first_byte", "idle", "name", "request", "total")
 
     def __init__(self, request: float, first_byte: float | None = None, idle: float | None = None) -> None:
+        self._began = asyncio.get_running_loop().time()
         self.request = request
-        self.total = asyncio.get_running_loop().time() + request
+        self.total = self._began + request
+        self.name = "REQUEST_TIMEOUT"
         self.first_byte = first_byte
         self.idle = idle
 
-    def shorten(self, seconds: float) -> None:
-        """Another limit for the whole, from now on."""
+    def of_profile(self, seconds: float) -> None:
+        """The profile's own limit for the whole, in the place of the setting's; it began when this one did."""
+        self.name = "the profile's timeout"
         self.request = seconds
-        self.total = asyncio.get_running_loop().time() + seconds
+        self.total = self._began + seconds
+
+    def ends_at(self) -> float:
+        """`total`, for whoever asks later."""
+        return self.total
 
 
 class Reader:
@@ -107,7 +114,7 @@ class Reader:
             await self._waited()
 
     async def whole(self, limit: int) -> bytes:
-        """The whole body. Raises UpstreamProtocolError over the limit, and what `batches` raises."""
+        """The whole body. Raises UpstreamProtocolError over the limit, and what `next` raises."""
         parts: list[bytes] = []
         size = 0
         while chunks := await self.next():
@@ -128,9 +135,10 @@ class Reader:
         """A deadline may have passed: which?"""
         now = self._loop.time()
         if now >= self._limits.total:
-            raise UpstreamTimeout(
-                f"timed out: the request took longer than {self._limits.request:g} s (REQUEST_TIMEOUT)"
-            )
+            limits = self._limits
+            over = UpstreamTimeout(f"timed out: the request took longer than {limits.request:g} s ({limits.name})")
+            over.phase = "total"
+            raise over
         if now >= self._until:
             raise UpstreamTimeout(f"timed out: vLLM sent nothing for {self._silent:g} s ({self._name})")
         if self._sink is not None and now >= self._sink.due:

@@ -13,7 +13,7 @@ from devstral_proxy.dialects.chat import error_events
 from devstral_proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
 from devstral_proxy.mistral import refusals
 from devstral_proxy.server.body import parse_object, read_body
-from devstral_proxy.server.chat import within_limits
+from devstral_proxy.server.chat import admitted, served_name, with_room
 from devstral_proxy.server.exchange import Exchange, count_of, of, send_body, send_json, told
 from devstral_proxy.server.feed import DRAIN, Feed
 from devstral_proxy.server.reader import EventSink, Limits, Reader, raw
@@ -46,9 +46,7 @@ class Relay:
             check_images(request.get("messages"), services.images)
         model = request.get("model")
         exchange.model = model if isinstance(model, str) else ""
-        if services.fleet.aliases is not None:
-            await services.fleet.learn()
-        route = services.fleet.resolve(exchange.model)
+        route = await admitted(services, exchange)
         affinity = affinity_of(request, exchange.key) if services.fleet.models else b""
         limits = Limits(settings.request_timeout)
         sink: EventSink | None = None
@@ -58,11 +56,13 @@ class Relay:
             limits.first_byte, limits.idle = settings.first_byte_timeout, settings.idle_timeout
         with Watch(scope, receive) as watch:
             watch.end_by(limits.total + 5)
-            once = partial(self._once, body, request, limits, sink, exchange, send, watch)
-            work = send_upstream(services.fleet, route, affinity, once, deadline=limits.total)
+            exchange.served = served_name(services, route, exchange.model)
+            exchange.alone()
             try:
                 with services.lifecycle.interruptible():
-                    await within_limits(services, exchange, route, work)
+                    once = partial(self._once, body, request, limits, sink, exchange, send, watch)
+                    work = send_upstream(services.fleet, route, affinity, once, deadline=limits.ends_at)
+                    await with_room(services, exchange, route, work)
             except Exception as error:
                 if sink is None or not sink.started:
                     raise
@@ -86,8 +86,15 @@ class Relay:
         exchange.upstream = attempt.target.name
         exchange.served = attempt.model or exchange.served
         exchange.attempts += 1
+        changes: dict[str, Any] = {}
         if attempt.model and attempt.model != exchange.model:
-            body = orjson.dumps({**request, "model": attempt.model})
+            changes["model"] = attempt.model
+        options = request.get("stream_options")
+        wanted = isinstance(options, dict) and options.get("include_usage") is True
+        if sink is not None and not wanted and self._path == "/v1/completions":
+            changes["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+        if changes:
+            body = orjson.dumps({**request, **changes})
         extra = services.traces.upstream_headers(exchange)
         try:
             async with Feed(attempt.target.client, "POST", self._path, body, limits.request, extra) as feed:
@@ -97,7 +104,7 @@ class Relay:
                 if head.status != 200:
                     raise await _refusal(services, head, reader)
                 if sink is not None and head.is_stream:
-                    await self._stream(attempt, reader, sink, watch, exchange)
+                    await self._stream(attempt, reader, sink, watch, exchange, "stream_options" in changes)
                     if not feed.ended:
                         await feed.drain(DRAIN)
                     return
@@ -114,9 +121,10 @@ class Relay:
             raise
 
     async def _stream(
-        self, attempt: Attempt, reader: Reader, sink: EventSink, watch: Watch, exchange: Exchange
+        self, attempt: Attempt, reader: Reader, sink: EventSink, watch: Watch, exchange: Exchange, hide: bool
     ) -> None:
-        """Events as they are, but only whole ones, and `[DONE]` or an error at the end."""
+        """Events as they are, but only whole ones, and `[DONE]` or an error at the end. `hide`: the chunk with the
+        usage alone, which was asked for on the proxy's own account (F74)."""
         parser = sse.Parser(self._services.settings.max_event_bytes)
         while chunks := await reader.next():
             events = [event for chunk in chunks for event in parser.feed(chunk)]
@@ -124,9 +132,14 @@ class Relay:
                 continue
             attempt.committed = True
             exchange.first_token = exchange.first_token or time.perf_counter()
-            for event in events:
-                if b'"usage":{' in event.data:
-                    _account(exchange, _object(event.data))
+            exchange.estimated += len(events)
+            for event in [event for event in events if _tells_usage(event.data)]:
+                chunk = _object(event.data)
+                _account(exchange, chunk)
+                if hide and isinstance(chunk, dict) and not chunk.get("choices"):
+                    events.remove(event)
+            if not events:
+                continue
             if any(event.data == b"[DONE]" for event in events):
                 watch.over()
                 await sink.write(raw(events), more=False)
@@ -175,9 +188,11 @@ class Models:
                 attempt.answered(head.status, head.retry_after)
                 if head.status != 200:
                     raise await _refusal(services, head, reader)
-                return _content_type(head), await reader.whole(services.settings.answer_limit)
+                whole = await reader.whole(services.settings.answer_limit)
+                _checked(head, whole)
+                return _content_type(head), whole
 
-        return await send_upstream(services.fleet, route, b"", once, deadline=limits.total)
+        return await send_upstream(services.fleet, route, b"", once, deadline=limits.ends_at)
 
 
 async def _refusal(services: Services, head: Head, reader: Reader) -> UpstreamRefused:
@@ -186,6 +201,10 @@ async def _refusal(services: Services, head: Head, reader: Reader) -> UpstreamRe
     if head.retry_after is not None:
         refusal.headers.append(("retry-after", head.retry_after))
     return refusal
+
+
+def _tells_usage(data: bytes) -> bool:
+    return b'"usage"' in data and b'"usage":null' not in data
 
 
 def _checked(head: Head, body: bytes) -> Any:

@@ -13,13 +13,18 @@ from starlette.types import Receive, Scope, Send
 from devstral_proxy.dialects.base import Dialect
 from devstral_proxy.dialects.responses import Responses, references
 from devstral_proxy.dialects.responses import stored as answers
+from devstral_proxy.errors import BadRequest
 from devstral_proxy.server.body import read_body
 from devstral_proxy.server.chat import ChatCompletions, Keep
 from devstral_proxy.server.exchange import Exchange, new_id, of, send_json
 from devstral_proxy.server.services import Services
-from devstral_proxy.stores import Record, StoreError
+from devstral_proxy.stores import Record, Store, StoreError
 
 _log = logging.getLogger("devstral_proxy.server")
+
+
+MAX_REFERENCED = 100
+"""Stored responses whose items one request may refer to: each is looked up."""
 
 
 class ResponsesApi(ChatCompletions):
@@ -35,22 +40,37 @@ class ResponsesApi(ChatCompletions):
             chain = await store.chain(followed, key)
             if chain is not None:
                 previous = answers.chain_items(map(_told, chain))
-        found = [record for id in references(request) if (record := await store.get(id, key)) is not None]
-        dialect = Responses(int(time.time()), new_id(), previous, answers.chain_items(map(_told, found)))
+        meant = references(request)
+        if len(meant) > MAX_REFERENCED:
+            message = f"The items that 'input' refers to belong to more than {MAX_REFERENCED} responses."
+            raise BadRequest(message, param="input")
+        found = [record for id in meant if (record := await store.get(id, key)) is not None]
+        items = answers.chain_items(map(_told, found))
+        dialect = Responses(int(time.time()), new_id(), previous, items, lambda: int(time.time()))
 
         async def keep() -> None:
             if not dialect.store or dialect.result is None or dialect.result["status"] == "failed":
                 return  # half an answer is nothing to go on with
             told = dialect.record
             record = Record(told["id"], key, told["created"], told["previous"], told["response"], told["input_items"])
-            try:
-                # A client that leaves now has all of its answer: what it was told is kept.
-                await asyncio.shield(store.put(record))
-            except StoreError as error:
+            # A client that leaves now has all of its answer: what it was told is kept.
+            putting = asyncio.create_task(_put(store, record))
+            self._services.storing.add(putting)
+            putting.add_done_callback(self._services.storing.discard)
+            if (error := await asyncio.shield(putting)) is not None:
                 exchange.note = "the response could not be stored"
                 _log.error("request %s: %s (%s)", exchange.id, exchange.note, error.code)
 
         return dialect, keep
+
+
+async def _put(store: Store, record: Record) -> StoreError | None:
+    """Store it; what went wrong is the result, so that nobody has to fetch an exception."""
+    try:
+        await store.put(record)
+    except StoreError as error:
+        return error
+    return None
 
 
 class StoredResponse:
@@ -63,6 +83,8 @@ class StoredResponse:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange, store = of(scope), self._services.store
         exchange.dialect = ResponsesApi.name
+        if self._services.limits is not None:
+            exchange.headers += await self._services.limits.admit(exchange.key, "")
         exchange.path = _PATH + (f"/{self._what}" if self._what else "")
         await read_body(scope, receive, self._services.settings.body_limit)
         id: str = scope["path_params"]["id"]

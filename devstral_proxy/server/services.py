@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from devstral_proxy.config import Settings
@@ -15,7 +16,7 @@ from devstral_proxy.server.limits import RateLimits
 from devstral_proxy.server.metrics import Metrics
 from devstral_proxy.server.shape import Refuse
 from devstral_proxy.server.traces import Forwarding
-from devstral_proxy.stores import Store
+from devstral_proxy.stores import Store, StoreError
 from devstral_proxy.upstream.fleet import Fleet
 
 
@@ -36,3 +37,5 @@ class Services:
     content: ContentLog | None
     lifecycle: Lifecycle
     tools: ToolMemo = field(default_factory=ToolMemo)
+    storing: set[asyncio.Task[StoreError | None]] = field(default_factory=set)
+    """Responses that are on their way into the store."""

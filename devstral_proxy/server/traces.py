@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from devstral_proxy.server.exchange import Exchange
 
 _KEY = "devstral_proxy.spans"
-CLOSE_TIMEOUT = 5.0
-"""Seconds that the last spans have to be sent in when the process ends."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that the last spans have to be sent in when the process ends: well below the MARGIN that it is given
+beyond its deadlines."""
 
 SERVER_ATTRIBUTES: dict[str, str] = {
     "http.request.method": "the method",

@@ -35,6 +35,11 @@ from devstral_proxy.upstream.sse import Event
 _log = logging.getLogger("devstral_proxy.server")
 
 PATH = "/v1/chat/completions"
+BYTES_PER_TOKEN = 4
+"""What a prompt's length says of its tokens, where vLLM has not told them: a client that leaves before the end of a
+stream is not free of charge. A streamed event is taken for a token."""
+GRACE = 5.0
+"""Seconds after the request's time in which a client that reads slowly may still take the end of its answer."""
 
 
 class Turn:
@@ -66,6 +71,7 @@ class Turn:
         self._translator: Translator
         self._answer: ChatAnswer
         self._asked = 0
+        self._events = 0
         self.limits = Limits(settings.request_timeout)
 
     async def run(self, request: dict[str, Any], route: Route, affinity: bytes) -> None:
@@ -78,8 +84,9 @@ class Turn:
             if services.metrics is not None:
                 exchange.gaps = services.metrics.gaps()
         try:
+            exchange.alone()
             with services.lifecycle.interruptible() as self._block:
-                await send(services.fleet, route, affinity, self._once, deadline=self.limits.total)
+                await send(services.fleet, route, affinity, self._once, deadline=self.limits.ends_at)
         except Exception as error:
             if self._sink is None or not self._sink.started:
                 raise
@@ -102,7 +109,9 @@ class Turn:
                 return
             except (UpstreamRefused, AnswerLost) as error:
                 kind = type(error)
-                again = ask_again(translator, orjson.loads(upstream), error) if kind not in tried else None
+                again = None
+                if kind not in tried and (kind is AnswerLost or error.status == 400):
+                    again = ask_again(translator, orjson.loads(upstream), error)
                 if again is None:
                     self._note_failure(attempt, error)
                     raise
@@ -144,7 +153,8 @@ class Turn:
         if profile.strict:
             await _check(upstream, profile)
         if profile.timeout is not None:
-            self.limits.shorten(profile.timeout)
+            self.limits.of_profile(profile.timeout)
+        self._watch.end_by(self.limits.total + GRACE)
         self._upstream = _dumped(upstream)
         if services.fleet.single is not None:
             self._request = None  # an exchange may take minutes: only the bytes that go upstream are kept
@@ -225,6 +235,7 @@ class Turn:
         await send_json(self._client, 200, body)
 
     async def _write(self, sink: EventSink, events: list[Event]) -> None:
+        self._events += len(events)
         events = self._for_client(events)
         if events:
             exchange, now = self._exchange, time.perf_counter()
@@ -291,6 +302,8 @@ class Turn:
             details = usage.get("prompt_tokens_details")
             if isinstance(details, dict):
                 exchange.cached_tokens = count_of(details.get("cached_tokens"))
+        elif self._events:
+            exchange.estimated = len(self._upstream) // BYTES_PER_TOKEN + self._events
         exchange.finish = answer.finish_reason
         if _log.isEnabledFor(logging.DEBUG):
             for name, where in (*exchange.rewrites, *exchange.repairs):

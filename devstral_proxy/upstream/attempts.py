@@ -35,6 +35,7 @@ def retryable(error: BaseException) -> bool:
 
     - the connection failed, before or after it was sent (UpstreamUnavailable, a lost UpstreamProtocolError): yes;
     - 502, 503, 504 of vLLM or of what stands before it, and 429: yes, it was not answered there;
+    - the time that the request has in all is over: no, there is none left for another server;
     - silence up to the time limit (UpstreamTimeout): yes, but `send` does it once only: the next server may be as
       busy, and each further wait costs the client the whole limit again;
     - any other status: no. A 4xx is about the request. A 500 may be its doing too, and a request that kills an engine
@@ -45,7 +46,7 @@ def retryable(error: BaseException) -> bool:
         return error.status in ELSEWHERE
     if isinstance(error, UpstreamProtocolError):
         return error.phase == "lost"
-    return isinstance(error, (UpstreamUnavailable, UpstreamTimeout))
+    return isinstance(error, (UpstreamUnavailable, UpstreamTimeout)) and error.phase != "total"
 
 
 def backoff(attempt: int, random: Callable[[], float]) -> float:
@@ -98,7 +99,7 @@ async def send(
     affinity: bytes,
     once: Callable[[Attempt], Awaitable[_T]],
     *,
-    deadline: float | None = None,
+    deadline: Callable[[], float] | None = None,
 ) -> _T:
     """What `once` returns for the first server that answers.
 
@@ -116,7 +117,7 @@ async def send(
             continue
         if last is not None:
             pause = backoff(len(tried), fleet.random)
-            if deadline is not None and asyncio.get_running_loop().time() + pause >= deadline:
+            if deadline is not None and asyncio.get_running_loop().time() + pause >= deadline():
                 break
             await asyncio.sleep(pause)
             _log.warning("asking server %s after %s of %s", target.name, last.code or last.status, tried[-1].name)

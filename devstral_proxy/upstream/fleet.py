@@ -141,12 +141,14 @@ class Fleet:
         """MODEL_ALIASES and DEFAULT_MODEL; None without them."""
         self._health = HealthChecks(settings.health_interval, settings.health_timeout, random)
         self._single: Route | None = None
+        self._only: Target | None = None
         if self.models:
             self._build()
         else:
             client = UpstreamClient(settings, transport)
             target = self._target(client.address, settings.vllm_base, client)
             self._single = self._route([(Candidate(target, "", ""), 1.0)])
+            self._only = target
         self._plain = self._single if self.aliases is None else None
 
     @property
@@ -157,7 +159,7 @@ class Fleet:
     @property
     def single(self) -> Target | None:
         """The server of VLLM_BASE; None with UPSTREAMS."""
-        return None if self._single is None else self._single.targets[0]
+        return self._only
 
     def resolve(self, model: str) -> Route:
         """Where the requests for this model go; "": the request names none.

@@ -65,7 +65,9 @@ class Target:
 
     def failed(self, error: ProxyError) -> None:
         """No head of an answer came, for this reason. Errors that are not the server's count for nothing."""
-        if isinstance(error, UpstreamRefused) or not isinstance(error, UpstreamError) or error.phase == "pool":
+        if isinstance(error, UpstreamRefused) or not isinstance(error, UpstreamError):
+            return
+        if error.phase in ("pool", "total"):
             return
         if isinstance(error, UpstreamUnavailable):
             self.facts.forget()

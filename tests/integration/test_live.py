@@ -243,7 +243,7 @@ TIMEOUTS: dict[str, tuple[Handler, dict[str, Any], dict[str, Any], str]] = {
     "whole request": (silent, request(), {"request_timeout": 0.05}, "REQUEST_TIMEOUT"),
     "idle, folded": (stall, request(tools=[TOOL]), {"idle_timeout": 0.05}, "IDLE_TIMEOUT"),
     "of the profile": (
-        silent, request(), {"model_profiles": '{"devstral-small-2": {"timeout": 0.05}}'}, "REQUEST_TIMEOUT",
+        silent, request(), {"model_profiles": '{"devstral-small-2": {"timeout": 0.05}}'}, "the profile's timeout",
     ),
     "first byte after a comment": (
         silent, request(stream=True), {"first_byte_timeout": 0.1, "keepalive": 0.01}, "FIRST_BYTE_TIMEOUT",
@@ -377,7 +377,7 @@ async def test_a_reader_that_holds_everything_up_past_the_limit_is_dropped(
         while True:
             await connection.piece(chunk({"content": "x" * 8000}))
 
-    monkeypatch.setattr("devstral_proxy.server.chat.GRACE", 0.1)
+    monkeypatch.setattr("devstral_proxy.server.turn.GRACE", 0.1)
     with caplog.at_level("INFO", "devstral_proxy.access"):
         async with pair(handler, request_timeout=0.3) as (upstream, proxy), client_of(proxy) as client:
             await client.post(CHAT, request(stream=True))

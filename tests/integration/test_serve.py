@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from devstral_proxy.commands.serve import bind
+from devstral_proxy.server import process as server_process
+from devstral_proxy.server import traces
 from tests.integration.serving import SECONDS, Serving, serving
 from tests.server.upstreams import DONE, Connection, Raw, chunk, request
 
@@ -152,7 +157,111 @@ async def test_a_second_signal_ends_it_at_once(workers: int, tmp_path: Path) -> 
         assert await process.end() == 128 + signal.SIGTERM
 
 
+async def test_a_hangup_leaves_a_process_alone_as_it_is(tmp_path: Path) -> None:
+    async with streaming(tmp_path, 2) as (process, slow, streams, client):
+        for _ in range(2):
+            process.signal(signal.SIGHUP)
+            await process.line("reload needs WORKERS of 2 or more; restart instead")
+        assert (await client.get("/health/ready")).status_code != 503
+        slow.go_on.set()
+        assert all(body.endswith(DONE) for body in await streams.bodies())
+        process.signal(signal.SIGTERM)
+        assert await process.end() == 0
+
+
+def test_the_last_spans_are_sent_within_the_margin() -> None:
+    assert traces.CLOSE_TIMEOUT <= server_process.MARGIN / 2
+
+
+def test_no_other_program_gets_the_listener() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        assert not listener.get_inheritable()
+
+
+# ---------------------------------------------------------------- who can come
+
+EXPOSED = "NO API KEYS: the proxy listens on {}, "
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_handed_over_socket_that_all_can_reach_is_told_once(workers: int, tmp_path: Path) -> None:
+    async with (
+        listening(socket.AF_INET, ("0.0.0.0", 0)) as listener,
+        serving(tmp_path, {"workers": workers}, listener.fileno()) as process,
+    ):
+        await process.line(EXPOSED.format("0.0.0.0"))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            assert (await client.get("/health", timeout=SECONDS)).status_code == 200
+        process.signal(signal.SIGTERM)
+        assert await process.end() == 0
+    assert process.log.count("NO API KEYS") == 1
+
+
+async def test_what_few_can_reach_is_not_told(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("alice=sk-0123456789abcdef")
+    keys.chmod(0o644)
+    async with listening(socket.AF_INET, ("127.0.0.1", 0)) as listener:
+        async with serving(tmp_path, {"proxy_host": "0.0.0.0"}, listener.fileno()) as process:
+            await process.line("listening on")
+            process.signal(signal.SIGTERM)
+            await process.end()
+        assert "NO API KEYS" not in process.log
+        async with serving(tmp_path, {"api_keys_file": keys}, listener.fileno()) as process:
+            await process.line("API_KEYS_FILE: .* is open to every user")
+
+
 # ---------------------------------------------------------------- workers
+
+
+async def test_why_no_worker_can_start_is_told(tmp_path: Path) -> None:
+    values = {"workers": 2, "responses_store": "sqlite", "responses_store_path": tmp_path}
+    async with serving(tmp_path, values) as process:
+        assert await process.end() == 1
+    assert "devstral_proxy: a worker cannot start: RESPONSES_STORE_PATH: " in process.log
+
+
+def test_of_an_unforeseen_error_only_type_and_place_are_told(tmp_path: Path) -> None:
+    code = """
+import sys
+from devstral_proxy import cli
+from devstral_proxy.commands import serve
+
+def application(settings, lifecycle):
+    raise LookupError("the content")
+
+serve.application = application
+sys.exit(cli.main(["serve", "--workers", "2"]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[2]), "PROXY_PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "devstral_proxy: a worker failed: LookupError" in ended.stderr
+    assert "in application" in ended.stderr
+    assert "the content" not in ended.stderr
+
+
+async def test_a_hangup_keeps_what_needs_a_restart(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("METRICS=false\n")
+    async with serving(tmp_path, {"workers": 2}) as process:
+        base = await process.base()
+        await process.workers(2)
+        (tmp_path / ".env").write_text(f"METRICS=true\nLOG_FILE={tmp_path}\n")
+        process.signal(signal.SIGHUP)
+        await process.line("not changed: LOG_FILE: cannot be written")
+        (tmp_path / ".env").write_text("METRICS=true\nPROXY_PORT=1\nWORKERS=3\n")
+        process.signal(signal.SIGHUP)
+        await process.workers(2)
+        async with httpx.AsyncClient(base_url=base) as client:
+            assert (await client.get("/metrics")).status_code == 404
+        process.signal(signal.SIGTERM)
+        assert await process.end() == 0
 
 
 async def test_a_killed_worker_is_replaced_and_the_others_serve_on(tmp_path: Path) -> None:

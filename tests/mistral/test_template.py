@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devstral_proxy.mistral.template import learn
+from devstral_proxy.mistral.template import MAX_LEARNT, learn
 from tests.streams import call, chunk, piece, text
 
 
@@ -86,3 +86,10 @@ def test_other_servers_spaces(template: str) -> None:
     found = learn(0, parsed["choices"][0]["delta"], first)
     assert found is not None
     assert found.read(second) == "two"
+
+
+def test_a_large_chunk_is_not_learned_from() -> None:
+    """One event may be of any size up to MAX_EVENT_BYTES; the search in it must not cost a multiple of that."""
+    delta = {"content": "x" * MAX_LEARNT}
+    chunk = {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+    assert learn(0, delta, orjson.dumps(chunk)) is None

@@ -18,7 +18,7 @@ from devstral_proxy.mistral.profiles import ModelProfile
 from devstral_proxy.mistral.quick_exchange import is_plain, plain_end, quickly
 from devstral_proxy.mistral.rewrites import RewriteLog
 from devstral_proxy.mistral.stream import StreamRepair
-from devstral_proxy.mistral.tool_memo import MAX_BYTES, MAX_ENTRIES, ToolMemo
+from devstral_proxy.mistral.tool_memo import MAX_BYTES, MAX_TOTAL, ToolMemo
 from devstral_proxy.mistral.tools import ToolSet
 from devstral_proxy.upstream.sse import Event, Parser
 from tests.conversations import Conversation, odd_conversations, plain_conversations
@@ -199,14 +199,14 @@ def function(name: str, description: str = "") -> dict[str, Any]:
 
 def test_the_memory_of_tools_is_bounded() -> None:
     memo = ToolMemo()
-    for number in range(3 * MAX_ENTRIES):
-        tool_set([function(f"tool{number}")], memo)
+    for number in range(3 * MAX_TOTAL // 10_000):
+        tool_set([function(f"tool{number}", "x" * 10_000)], memo)
         tool_set([function("used", "again and again")], memo)
-    assert len(memo._entries) == MAX_ENTRIES
+        assert sum(map(len, memo._entries)) == memo._total <= MAX_TOTAL
+    assert memo._total > MAX_TOTAL - 11_000
     assert orjson.dumps([function("used", "again and again")]) in memo._entries
     tool_set([function("big", "x" * MAX_BYTES)], memo)
     assert max(map(len, memo._entries)) <= MAX_BYTES
-    assert len(memo._entries) == MAX_ENTRIES
 
 
 # The stream

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -295,79 +293,6 @@ async def test_collecting_goes_on_and_ends_with_all_counts(metrics: Metrics, mon
     task.cancel()
     await asyncio.wait({task})
     assert value(values(metrics.render()[0]), name, **OPERATION, error_type="") == 2
-
-
-# ---------------------------------------------------------------- several processes
-
-WORKER = """
-import sys
-from devstral_proxy.server.metrics import Metrics, of_admission
-from tests.server.exchanges import ended
-
-class Queue:
-    running, waiting = 3, 2
-
-metrics = Metrics()
-metrics.source(lambda: of_admission(Queue))
-for _ in range(int(sys.argv[1])):
-    metrics.finished(ended(output_tokens=2))
-metrics.collect()
-print("ready", flush=True)
-sys.stdin.readline()
-print(metrics.render()[0].decode(), flush=True)
-"""
-PARENT = """
-import json, subprocess, sys
-from pathlib import Path
-from devstral_proxy.server.metrics import Metrics, mark_process_dead, prepare_multiprocess
-
-directory = Path(sys.argv[1])
-directory.mkdir()
-(directory / "counter_1.db").write_bytes(b"of an earlier run")
-prepare_multiprocess(directory)
-def worker(count):
-    one = subprocess.Popen([sys.executable, "-c", sys.argv[2], str(count)], stdin=-1, stdout=-1, text=True)
-    assert one.stdout.readline() == "ready\\n"
-    return one
-first, second = worker(3), worker(4)
-pages = [second.communicate("\\n")[0]]
-first.kill()
-first.wait()
-mark_process_dead(first.pid)
-mark_process_dead(second.pid)
-third = worker(5)
-pages.append(third.communicate("\\n")[0])
-print(json.dumps(pages))
-"""
-
-
-def test_several_processes_count_together(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", PARENT, str(tmp_path / "metrics"), WORKER],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    both, after = (values(page.encode()) for page in json.loads(run.stdout))
-    name = "gen_ai_server_request_duration_seconds_count"
-    assert value(both, name, **OPERATION, error_type="") == 7
-    assert value(both, "devstral_proxy_requests_running") == 6
-    assert len([one for one, _ in both if one == "devstral_proxy_build_info"]) == 1
-    # Of two that have ended, one killed, the counts are kept and the gauges gone.
-    assert value(after, name, **OPERATION, error_type="") == 12
-    assert value(after, "devstral_proxy_requests_running") == 3
-    assert not any(name.startswith("process_") for name, _ in after)
-
-
-def test_the_directory_has_to_be_set_before_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(metrics_module.DIRECTORY, raising=False)
-    Metrics()
-    with pytest.raises(RuntimeError, match="before"):
-        metrics_module.prepare_multiprocess(tmp_path)
-    metrics_module.mark_process_dead(1)  # nothing to do
 
 
 def test_nothing_is_imported_until_it_is_used() -> None:

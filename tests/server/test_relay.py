@@ -168,3 +168,20 @@ async def test_health_is_200_and_says_whether_vllm_answers(upstream: Vllm, says:
     assert response.status_code == 200
     told = {**says, "breaker": "closed"}
     assert response.json() == {"status": "ok", "version": __version__, "upstream": told}
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+async def test_with_keys_only_those_who_have_one_learn_names(path: str) -> None:
+    async with proxied(Vllm(), api_keys="a:sk-1") as client:
+        told = [await client.get(path), await client.get(path, headers={"authorization": "Bearer sk-1"})]
+    assert [answer.status_code for answer in told] == [200, 200]
+    assert ["vllm.test" in answer.text or "devstral" in answer.text for answer in told] == [False, True]
+    assert told[0].json()["status"] == told[1].json()["status"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/devstral-small-2"])
+async def test_a_gateway_s_page_is_no_list_of_models(path: str) -> None:
+    page = httpx.Response(200, html="<html>hello</html>")
+    async with proxied(Vllm(others={"/v1/models": page})) as client:
+        response = await client.get(path)
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_protocol_error")

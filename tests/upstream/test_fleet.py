@@ -400,7 +400,7 @@ async def test_nobody_else_is_asked_when_time_is_over() -> None:
     one = fleet()
     once = Asked(lost())
     with pytest.raises(UpstreamProtocolError):
-        await send(one, one.resolve("small"), b"x", once, deadline=0.0)
+        await send(one, one.resolve("small"), b"x", once, deadline=lambda: 0.0)
     assert len(once.asked) == 1
 
 

@@ -117,7 +117,7 @@ async def test_counts_and_lines_of_each_api(caplog: pytest.LogCaptureFixture) ->
             labels = {"http_route": api.path, "http_response_status_code": "200", "api_key": "ada"}
             assert value(found, REQUESTS, **labels) == 2
         assert tokens(found, "input", api_key="ada") == 7 * 7 + 1
-        assert tokens(found, "output", gen_ai_request_model=MODEL) == 6 * 3
+        assert tokens(found, "output", gen_ai_request_model=MODEL) == 7 * 3 + 1
         assert tokens(found, "input_cached") == 6 * 4
         first = "gen_ai_server_time_to_first_token_seconds_count"
         assert value(found, first, gen_ai_operation_name="chat") == 3
@@ -259,7 +259,7 @@ async def test_two_workers_count_together(tmp_path: Path) -> None:
                     await asyncio.sleep(0.1)
             assert value(found, REQUESTS, http_response_status_code="200", http_route=CHAT.path) == 10
             assert value(found, "devstral_proxy_upstream_errors_total") == 40
-            assert tokens(found, "output", gen_ai_request_model=MODEL) == 90
+            assert tokens(found, "output", gen_ai_request_model=MODEL) == 100
         process.signal(signal.SIGTERM)
         assert await process.end() == 0
     written = [json.loads(line) for line in process.log.splitlines() if line.startswith("{")]
