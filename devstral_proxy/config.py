@@ -295,12 +295,26 @@ def load(**overrides: Any) -> Settings:
         says = "; ".join(f"{name}: {message.removeprefix('Value error, ')}" for name, message in wrong.items())
         raise ConfigError(" ".join(says.split())) from None
     except (SettingsError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f".env cannot be read, or a credential: {type(error).__name__}") from None
+        raise ConfigError(_unreadable(error)) from None
 
 
 def _credentials_directory() -> str | None:
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     return directory if os.path.isdir(directory) else None
+
+
+def _unreadable(error: Exception) -> str:
+    """Which of the sources cannot be read, and why."""
+    directory = _credentials_directory()
+    if directory is not None:
+        source = "CREDENTIALS_DIRECTORY"
+        try:
+            for name in sorted(name for name in os.listdir(directory) if name.lower() in Settings.model_fields):
+                source = f"the credential {name} in CREDENTIALS_DIRECTORY"
+                Path(directory, name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as found:
+            return f"{source} cannot be read: {type(found).__name__}"
+    return f".env cannot be read: {type(error).__name__}"
 
 
 def _merged_keys(keys: SecretStr | None, file: Path | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -77,6 +78,22 @@ def test_a_dotenv_file_that_is_no_text(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_bytes(b"PROXY_PORT=\xff\xfe\n")
     with pytest.raises(ConfigError, match=r"\.env cannot be read"):
+        load()
+
+
+def test_a_credential_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "api_keys").write_bytes(b"alice:\xff\xfe\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^the credential api_keys in CREDENTIALS_DIRECTORY cannot be read: Unicode"):
+        load()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_credential_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "api_keys").write_text("alice:seCret\n")
+    (tmp_path / "api_keys").chmod(0)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^the credential api_keys in CREDENTIALS_DIRECTORY cannot be read: Perm"):
         load()
 
 

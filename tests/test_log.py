@@ -300,6 +300,21 @@ def test_secrets_are_found_in_settings(tmp_path: Path) -> None:
     assert {"one-secret", "sk-of-alice", "sk-of-bob", "of-redis", "of-gpu"} <= set(found)
 
 
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("host=db user=proxy password=of-store dbname=x", {"of-store"}),
+        ("password = 'of \\\\ the \\'store\\'' host=db", {"of \\\\ the \\'store\\'", "of \\ the 'store'"}),
+        ("host=db password=of\\\\store sslpassword=of-key", {"of\\\\store", "of\\store", "of-key"}),
+        ("postgresql://db/x?user=proxy&password=of%2Fstore", {"of%2Fstore", "of/store"}),
+    ],
+)
+def test_passwords_of_a_database(url: str, secrets: set[str]) -> None:
+    found = set(secrets_of(load(responses_store_url=url)))
+    assert found == secrets | {url}
+    assert MARK in Redact(found).clean(f"FATAL: {min(secrets)} is wrong")
+
+
 def test_what_holds_no_secret_is_left_alone() -> None:
     redact = Redact(["longer-secret-2", "longer-secret", "shy"])
     assert redact.clean({"a": 1, "b": None, "c": "shy"}) == {"a": 1, "b": None, "c": "shy"}

@@ -10,8 +10,9 @@ import contextlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import SecretStr
@@ -82,10 +83,26 @@ def _secrets(values: Iterable[Any]) -> Iterator[str]:
             yield from _secrets(value.values())
         elif isinstance(value, (list, tuple, set, frozenset)):
             yield from _secrets(value)
-        elif isinstance(value, str) and "://" in value:
-            try:
-                password = urlsplit(value).password
-            except ValueError:
-                continue
-            if password:
-                yield from {password, unquote(password)}
+        elif isinstance(value, str):
+            for password in _passwords(value):
+                yield from {password, unquote(password), _ESCAPED.sub(r"\1", password)}
+
+
+def _passwords(text: str) -> Iterator[str]:
+    """What a URL, its query, or a list of libpq's keywords names as a password, as it is written there."""
+    if "://" not in text:
+        yield from (quoted or plain for quoted, plain in _KEYWORD.findall(text))
+        return
+    try:
+        parts = urlsplit(text)
+        yield from filter(None, (parts.password, *_QUERY.findall(parts.query)))
+    except ValueError:
+        return
+
+
+# password=secret, password = 'a \'secret\'': https://www.postgresql.org/docs/current/libpq-connect.html
+_KEYWORD: Final = re.compile(
+    r"(?:^|\s)(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*))", re.S
+)
+_QUERY: Final = re.compile(r"(?:^|&)(?:ssl)?password=([^&]+)")
+_ESCAPED: Final = re.compile(r"\\(.)", re.S)

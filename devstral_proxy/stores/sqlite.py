@@ -23,6 +23,8 @@ BUSY_TIMEOUT: Final = 5.0
 """Seconds to wait for another process that writes."""
 TIMEOUT: Final = 10.0
 """Seconds for one operation, the wait behind others of this process included."""
+CHECKPOINT_TIMEOUT: Final = 0.2
+"""Seconds to wait for those who still read what is being removed for good."""
 PURGED_AT_ONCE: Final = 100
 """Most expired records that one put removes."""
 
@@ -72,6 +74,7 @@ class SQLiteStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="devstral-store")
         self._connection: sqlite3.Connection | None = None
         self._closed = False
+        self._left = False  # something that was removed may still stand in the write-ahead log
 
     async def put(self, record: Record) -> None:
         """Keep a record, and remove some that have expired."""
@@ -79,7 +82,9 @@ class SQLiteStore:
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(_PUT, row)
-            connection.execute(_PURGE, (oldest, PURGED_AT_ONCE))
+            purged = connection.execute(_PURGE, (oldest, PURGED_AT_ONCE)).rowcount
+            if purged > 0 or self._left:
+                self._empty_log(connection)
 
         await self._run(work)
 
@@ -108,7 +113,14 @@ class SQLiteStore:
     async def delete(self, id: str, owner: str) -> bool:
         """Forget a record."""
         row = (key_text(owner), key_text(id), self._oldest())
-        return await self._run(lambda connection: connection.execute(_DELETE, row).rowcount > 0)
+
+        def work(connection: sqlite3.Connection) -> bool:
+            deleted = connection.execute(_DELETE, row).rowcount > 0
+            if deleted or self._left:
+                self._empty_log(connection)
+            return deleted
+
+        return await self._run(work)
 
     async def aclose(self) -> None:
         """Close the file, after what is under way."""
@@ -141,6 +153,16 @@ class SQLiteStore:
             _log.error("responses: SQLite failed: %s", getattr(error, "sqlite_errorname", type(error).__name__))
             self._disconnect()  # the next operation begins anew
             raise StoreError from None
+
+    def _empty_log(self, connection: sqlite3.Connection) -> None:
+        """Take what was removed out of the write-ahead log too; the next time, when somebody still reads it."""
+        self._left = True
+        connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_TIMEOUT * 1000:.0f}")
+        try:
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._left = bool(busy)
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT * 1000:.0f}")
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_paths_are_routes() -> None:
     served = {getattr(route, "path", "") for route in create_app(load()).routes}
     asked = set(re.findall(r"path: (/[\w/]+)", section("kubernetes/deployment.yaml", "")))
     asked |= set(re.findall(r"\}(/health/\w+)", section("Dockerfile", "")))
-    asked |= set(re.findall(r"location = (/\w+)", section("nginx/devstral-proxy.conf", "")))
+    asked |= {f"/{name}" for name in re.findall(r"location ~ \^/\+(\w+)/", section("nginx/devstral-proxy.conf", ""))}
     assert asked == {"/health/live", "/health/ready", "/metrics"}
     assert asked <= served
 
@@ -92,6 +93,28 @@ def test_there_is_time_to_drain(name: str, variables: str, grace: str) -> None:
     found = re.search(grace, section(name, ""))
     assert found
     assert int(found[1]) > needed + 5
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_keys_that_the_compose_file_asks_for_can_be_read_by_the_images_user(tmp_path: Path) -> None:
+    """A secret of Docker's is the host's file, with the host's mode."""
+    (tmp_path / "deploy").mkdir()
+    steps = re.findall(r"^#     (.*deploy/secrets.*)$", section("compose.yaml", ""), re.MULTILINE)
+    subprocess.run(["sh", "-euc", "umask 077\n" + "\n".join(steps)], cwd=tmp_path, check=True, timeout=60)
+    file = tmp_path / "deploy" / section("compose.yaml", r"file: \./", r"\n")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o444
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert load(api_keys_file=str(file)).client_keys.keys() == {"alice"}
+    assert "deploy/secrets/" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+
+
+def test_the_unit_lets_the_process_read_its_own_metrics() -> None:
+    """prometheus-client reads /proc/stat, which `ProcSubset=pid` takes away."""
+    assert "ProcSubset=pid" not in UNIT.read_text("utf-8")
+
+
+def test_metrics_are_not_public_behind_an_ingress() -> None:
+    assert VARIABLES["kubernetes/configmap.yaml"]["METRICS_PUBLIC"] == "false"
 
 
 def test_files_that_are_mounted_or_copied_exist() -> None:

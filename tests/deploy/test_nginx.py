@@ -143,6 +143,46 @@ async def test_a_stream_passes_event_by_event(tmp_path: Path) -> None:
             assert text.endswith(DONE)
 
 
+METRICS = (
+    "/metrics",
+    "/metrics/",
+    "/metrics//",
+    "//metrics",
+    "///metrics//",
+    "/%6detrics",
+    "/%2Fmetrics",
+    "/x/../metrics",
+)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+async def test_metrics_are_for_the_inside_however_they_are_asked_for(inside: bool, tmp_path: Path) -> None:
+    async def handler(raw: Raw, connection: Connection, line: str, body: bytes) -> None:
+        await connection.whole(httpx.Response(200, json=COMPLETION).content)
+
+    port = free_port()
+    trusted = ssl.create_default_context(cafile=str(TLS))
+    async with Raw(handler).serve() as vllm, live(vllm) as base:
+        changes = proxy_changes(port, base)
+        if not inside:
+            changes["allow 127.0.0.1;"] = "allow 192.0.2.1;"
+        async with (
+            running(written("devstral-proxy.conf", tmp_path, changes), port),
+            httpx.AsyncClient(verify=trusted, timeout=20) as client,
+        ):
+
+            async def status(path: str) -> int:
+                url = httpx.URL(f"https://127.0.0.1:{port}").copy_with(raw_path=path.encode())
+                return (await client.get(url)).status_code
+
+            assert await status("/health/live") == 200
+            told = {path: await status(path) for path in METRICS}
+            if inside:
+                assert [told[path] for path in METRICS[:6]] == [200] * 6
+            else:
+                assert set(told.values()) == {403}
+
+
 async def test_requests_are_spread_and_a_dead_server_is_passed_over(tmp_path: Path) -> None:
     async def handler(raw: Raw, connection: Connection, line: str, body: bytes) -> None:
         await connection.whole(httpx.Response(200, json=COMPLETION).content)

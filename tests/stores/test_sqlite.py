@@ -89,6 +89,41 @@ async def test_what_is_deleted_is_not_left_in_the_file(store: SQLiteStore, path:
     assert modes(path.parent) == {"responses.db": 0o600}
 
 
+SECRET = "a very secret text"
+
+
+def on_disk(path: Path) -> bytes:
+    """The file and what stands beside it, while the store is open."""
+    beside = path.with_name(path.name + "-wal")
+    return path.read_bytes() + beside.read_bytes()
+
+
+async def test_what_is_deleted_is_not_left_in_the_log_either(store: SQLiteStore, path: Path) -> None:
+    await store.put(record("resp_1", text=SECRET))
+    assert SECRET.encode() in on_disk(path)
+    assert await store.delete("resp_1", "alice")
+    assert SECRET.encode() not in on_disk(path)
+
+
+async def test_what_expired_is_not_left_in_the_log_either(store: SQLiteStore, path: Path, clock: Clock) -> None:
+    await store.put(record("resp_1", text=SECRET))
+    clock.now += TTL
+    await store.put(record("resp_2", created=clock.now))
+    assert SECRET.encode() not in on_disk(path)
+
+
+async def test_while_somebody_reads_it_the_log_stays_until_the_next_time(store: SQLiteStore, path: Path) -> None:
+    await store.put(record("resp_1", text=SECRET))
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM devstral_responses").fetchone()
+    assert await store.delete("resp_1", "alice")
+    reader.execute("COMMIT")
+    reader.close()
+    await store.put(record("resp_2"))
+    assert SECRET.encode() not in on_disk(path)
+
+
 WRITER = """
 import asyncio, sys
 from pathlib import Path

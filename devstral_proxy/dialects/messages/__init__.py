@@ -10,12 +10,10 @@ from devstral_proxy.dialects.messages.counting import (
     tokens_told,
 )
 from devstral_proxy.dialects.messages.dialect import Messages
-from devstral_proxy.dialects.messages.events import PING
 
 __all__ = [
     "COUNT_HEADER",
     "ESTIMATED",
-    "PING",
     "Attempt",
     "Messages",
     "attempts",

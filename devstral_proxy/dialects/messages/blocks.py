@@ -174,9 +174,12 @@ def _tool_reference(block: dict[str, Any], where: str, log: RewriteLog, out: lis
 
 def _compaction(block: dict[str, Any], where: str, log: RewriteLog, out: list[Part]) -> None:
     """The summary of what a server of Anthropic's has taken out; null: it failed, and nothing was taken out."""
-    log.add("part_flattened" if block.get("content") else "block_dropped", where)
-    if isinstance(block.get("content"), str):
-        out.append(text_part(block["content"]))
+    content = block.get("content")
+    if not content or not isinstance(content, (str, list)):
+        log.add("block_dropped", where)
+        return
+    log.add("part_flattened", where)
+    out += [text_part(content)] if isinstance(content, str) else parts_of(content, f"{where}.content", log)
 
 
 def _fallback(block: dict[str, Any], where: str, log: RewriteLog, out: list[Part]) -> None:

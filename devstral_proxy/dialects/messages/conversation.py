@@ -130,6 +130,7 @@ class Conversation:
         for place, block in enumerate(content):
             at = f"{where}.content.{place}"
             kind = kind_of(block, at)
+            before = len(parts)
             if kind == "tool_use":
                 calls.append(self._call(block, f"{at}.tool_use"))
             elif kind == "thinking":
@@ -144,6 +145,8 @@ class Conversation:
                 checks.wrong(where, "`tool_result` blocks can only be in `user` messages")
             else:
                 add_block(block, at, self._log, parts)
+            if calls and len(parts) > before:
+                self._log.add("text_before_calls", at)
         message: Message = {"role": "assistant"}
         thoughts = sum(part["type"] == "thinking" for part in parts)
         if thoughts == 1 and parts[0]["type"] == "thinking":

@@ -15,8 +15,8 @@ import orjson
 from devstral_proxy.dialects.messages import answer
 from devstral_proxy.upstream.sse import DONE, Event, encode
 
-PING: Final = encode(b'{"type":"ping"}', b"ping")
-"""Keeps a silent stream open, as Anthropic's own servers do."""
+_PING: Final = encode(b'{"type":"ping"}', b"ping")
+"""Stands once in each stream, behind `message_start`, as in those of Anthropic's own servers."""
 
 _SAID: Final = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
 _CALL: Final = ("input_json_delta", "partial_json")
@@ -88,7 +88,7 @@ class MessageStream:
         if self._begun or self.done:
             return []
         self._begun = True
-        return [_event("message_start", {"message": answer.head(self._seed, self._model)}), PING]
+        return [_event("message_start", {"message": answer.head(self._seed, self._model)}), _PING]
 
     def feed(self, event: Event) -> list[Event]:
         """The events for one chunk, or for `[DONE]`. An error event is the caller's affair."""

@@ -6,6 +6,7 @@ keeps `record` afterwards. Instructions are never inherited, as in OpenAI's own 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -29,7 +30,7 @@ _KNOWN_CODES: Final = frozenset(
 
 class Responses:
     """One exchange; see `Dialect`. `previous`: the items, inputs and outputs, of the responses that this one follows;
-    `referenced`: further items that an item_reference may mean."""
+    `referenced`: further items that an item_reference may mean; `clock`: gives `completed_at`, null without it."""
 
     name = "responses"
 
@@ -39,8 +40,10 @@ class Responses:
         seed: str,
         previous: list[dict[str, Any]] | None = None,
         referenced: list[dict[str, Any]] | None = None,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         self._created = created
+        self._clock = clock
         self._ids = Ids(seed)
         self._previous = previous
         self._referenced = referenced or []
@@ -66,11 +69,6 @@ class Responses:
     def result(self) -> dict[str, Any] | None:
         """The response as it ended; None until then."""
         return self._writer.result
-
-    @property
-    def output_items(self) -> list[dict[str, Any]]:
-        """The items of the answer so far."""
-        return self._writer.output
 
     @property
     def input_items(self) -> list[dict[str, Any]]:
@@ -120,7 +118,7 @@ class Responses:
         else:
             chat.pop("parallel_tool_calls", None)
         encrypted = ENCRYPTED in (body.get("include") or ())
-        self._writer = Writer(response_head(body, self.id, self._created), self._ids, tools, encrypted)
+        self._writer = Writer(response_head(body, self.id, self._created), self._ids, tools, encrypted, self._clock)
         return chat
 
     def _given(self, body: dict[str, Any]) -> list[Any]:

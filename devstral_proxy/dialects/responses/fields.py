@@ -17,6 +17,7 @@ from devstral_proxy.mistral.rewrites import RewriteLog
 LOGPROBS: Final = "message.output_text.logprobs"
 ENCRYPTED: Final = "reasoning.encrypted_content"
 _METADATA_PAIRS: Final = 16
+_FORMAT_KEYS: Final = ("type", "name", "description", "schema", "strict")
 
 
 def _kind(kind: type, name: str) -> Callable[[str, Any], Any]:
@@ -151,12 +152,22 @@ def chat_fields(body: dict[str, Any], log: RewriteLog) -> dict[str, Any]:
     if body.get("top_logprobs") or LOGPROBS in (body.get("include") or ()):
         chat["logprobs"] = True
         chat["top_logprobs"] = body.get("top_logprobs") or 0
-    _reasoning(body.get("reasoning") or {}, chat)
+    if any(value not in (LOGPROBS, ENCRYPTED) for value in body.get("include") or ()):
+        log.add("field_dropped", "include")
+    _reasoning(body.get("reasoning") or {}, chat, log)
     _text(body.get("text") or {}, chat, log)
     return chat
 
 
-def _reasoning(reasoning: dict[str, Any], chat: dict[str, Any]) -> None:
+def _note_others(given: dict[str, Any], known: tuple[str, ...], where: str, log: RewriteLog) -> None:
+    for key, value in given.items():
+        if key not in known and value is not None:
+            log.add("field_dropped", f"{where}.{key}")
+
+
+def _reasoning(reasoning: dict[str, Any], chat: dict[str, Any], log: RewriteLog) -> None:
+    # Whatever `summary` asks for, all of the thought is told as its summary.
+    _note_others(reasoning, ("effort", "summary"), "reasoning", log)
     effort = reasoning.get("effort")
     if effort is not None:
         chat["reasoning_effort"] = _string("reasoning.effort", effort)
@@ -166,18 +177,20 @@ def _text(text: dict[str, Any], chat: dict[str, Any], log: RewriteLog) -> None:
     if text.get("verbosity") is not None:
         _one_of("low", "medium", "high")("text.verbosity", text["verbosity"])
         log.add("field_dropped", "text.verbosity")
+    _note_others(text, ("format", "verbosity"), "text", log)
     form = text.get("format")
     if form is None:
         return
     kind = _object("text.format", form).get("type")
     _one_of("text", "json_object", "json_schema")("text.format.type", kind)
+    _note_others(form, _FORMAT_KEYS if kind == "json_schema" else ("type",), "text.format", log)
     if kind == "json_object":
         chat["response_format"] = {"type": "json_object"}
     elif kind == "json_schema":
         if not isinstance(form.get("name"), str) or not form["name"]:
             raise BadRequest("A text format needs a name.", param="text.format.name")
         _object("text.format.schema", form.get("schema"))
-        schema = {key: form[key] for key in ("name", "description", "schema", "strict") if form.get(key) is not None}
+        schema = {key: form[key] for key in _FORMAT_KEYS[1:] if form.get(key) is not None}
         chat["response_format"] = {"type": "json_schema", "json_schema": schema}
 
 

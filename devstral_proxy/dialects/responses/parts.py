@@ -12,6 +12,7 @@ from devstral_proxy.errors import BadRequest
 from devstral_proxy.mistral.rewrites import RewriteLog
 
 Part = dict[str, Any]
+_SAYS_NOTHING: Final[tuple[Any, ...]] = (None, [], {})
 
 
 def content(given: Any, where: str, log: RewriteLog) -> str | list[Part]:
@@ -38,6 +39,11 @@ def content(given: Any, where: str, log: RewriteLog) -> str | list[Part]:
             log.add("reasoning_opaque", at)
         else:
             parts.append(made)
+            if made["type"] == "text" and len(part) > 2:
+                for key in part:
+                    # Clients replay what they were told: `annotations` and `logprobs`, which are mostly empty.
+                    if key not in ("type", "text") and part[key] not in _SAYS_NOTHING:
+                        log.add("key_dropped", f"{at}.{key}")
     if len(parts) == 1 and parts[0]["type"] == "text":
         return str(parts[0]["text"])
     return parts

@@ -36,14 +36,27 @@ def unsealed(value: Any) -> str | None:
 def thought(item: dict[str, Any], where: str, log: RewriteLog) -> str:
     """The text of a replayed reasoning item, empty where it has none that can be read.
 
-    `content`, the thought itself, goes before our own `encrypted_content`, and that before the summary. Raises
-    BadRequest for parts that are none.
+    `content`, the thought itself, goes before our own `encrypted_content`, and that before the summary; what one of
+    them says otherwise than the one before it is dropped by name. Raises BadRequest for parts that are none.
     """
     encrypted = item.get("encrypted_content")
     own = unsealed(encrypted)
     if encrypted and own is None:
         log.add("reasoning_opaque", where + ".encrypted_content")
-    return _texts(item, "content", where) or own or _texts(item, "summary", where)
+    told = ""
+    texts = (
+        ("content", _texts(item, "content", where)),
+        ("encrypted_content", own),
+        ("summary", _texts(item, "summary", where)),
+    )
+    for key, text in texts:
+        if not text or text == told:
+            continue
+        if told:
+            log.add("reasoning_dropped", f"{where}.{key}")
+        else:
+            told = text
+    return told
 
 
 def _texts(item: dict[str, Any], key: str, where: str) -> str:

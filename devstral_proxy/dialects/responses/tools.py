@@ -43,9 +43,10 @@ class Tools:
                 self._function(tool, at, namespace)
             elif kind == "custom":
                 name = self._name(tool, at, namespace)
-                self._put({"type": "custom", "custom": _taken(tool, _CUSTOM_KEYS, name)}, at)
+                self._put({"type": "custom", "custom": self._taken(tool, _CUSTOM_KEYS, name, at)}, at)
             elif kind == "namespace" and not namespace:
                 self._log.add("tool_flattened", at)
+                self._note_others(tool, ("name", "tools"), at)
                 self.add(tool.get("tools"), at + ".tools", _string(tool, "name", at))
             elif isinstance(kind, str):
                 self._log.add("tool_dropped", at)
@@ -55,11 +56,24 @@ class Tools:
     def _function(self, tool: dict[str, Any], where: str, namespace: str) -> None:
         inner = tool.get("function")
         if isinstance(inner, dict) and "name" not in tool:  # chat's form
+            self._note_others(tool, ("function",), where)
             tool, where = inner, where + ".function"
         name = self._name(tool, where, namespace)
         if not isinstance(tool.get("parameters"), (dict, str, type(None))):
             raise BadRequest("A function's parameters must be a JSON Schema object.", param=where + ".parameters")
-        self._put({"type": "function", "function": _taken(tool, _FUNCTION_KEYS, name)}, where)
+        self._put({"type": "function", "function": self._taken(tool, _FUNCTION_KEYS, name, where)}, where)
+
+    def _taken(self, tool: dict[str, Any], keys: tuple[str, ...], name: str, where: str) -> dict[str, Any]:
+        self._note_others(tool, keys, where)
+        taken = {key: tool[key] for key in keys if tool.get(key) is not None}
+        taken["name"] = name
+        return taken
+
+    def _note_others(self, tool: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
+        """Name the keys that go no further; one that is null or false (`defer_loading`) asks for nothing."""
+        for key, value in tool.items():
+            if key != "type" and key not in keys and value is not None and value is not False:
+                self._log.add("tool_key_dropped", f"{where}.{key}")
 
     def _put(self, tool: dict[str, Any], where: str) -> None:
         self.chat.append(tool)
@@ -141,12 +155,6 @@ def echoed(tools: Any) -> list[Any]:
             tool = {"description": None, "parameters": None, "strict": None, **base}
         told.append(tool)
     return told
-
-
-def _taken(tool: dict[str, Any], keys: tuple[str, ...], name: str) -> dict[str, Any]:
-    taken = {key: tool[key] for key in keys if tool.get(key) is not None}
-    taken["name"] = name
-    return taken
 
 
 def _joined(namespace: str, name: str) -> str:

@@ -12,6 +12,7 @@ A call that the end of the answer cut is never told to be done: Codex 0.169.0 ru
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -60,14 +61,22 @@ class _Open:
 class Writer:
     """One answer. `output`: its items, those that are done and those that are not.
 
-    Each method adds the events of what it is told to `out`.
+    Each method adds the events of what it is told to `out`. `clock` tells when the response was completed.
     """
 
-    def __init__(self, head: dict[str, Any], ids: Ids, tools: Tools, encrypted: bool) -> None:
+    def __init__(
+        self,
+        head: dict[str, Any],
+        ids: Ids,
+        tools: Tools,
+        encrypted: bool,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
         self._head = head
         self._ids = ids
         self._tools = tools
         self._encrypted = encrypted
+        self._clock = clock
         self._number = 0
         self._current: _Open | None = None  # a message or reasoning
         self._calls: dict[int, _Open] = {}  # by chat's index
@@ -144,8 +153,10 @@ class Writer:
                 self._fill(open_item, "incomplete")
             else:
                 self._close(open_item, out, "incomplete")
-        details = {"reason": why} if why else None
-        return self._end("incomplete" if why else "completed", out, incomplete_details=details, usage=_usage(usage))
+        if why:
+            return self._end("incomplete", out, incomplete_details={"reason": why}, usage=_usage(usage))
+        at = self._clock() if self._clock is not None else None
+        return self._end("completed", out, completed_at=at, usage=_usage(usage))
 
     def fail(self, code: str, message: str, out: list[Event]) -> None:
         """The answer has broken off."""

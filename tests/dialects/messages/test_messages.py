@@ -168,6 +168,27 @@ MESSAGES: list[tuple[str, list[Any], list[Any], list[str]]] = [
         [said("assistant", "so far")],
         ["part_flattened", "block_dropped"],
     ),
+    (
+        "compaction of blocks",
+        [assistant({"type": "compaction", "content": [text("so"), text("far")]})],
+        [said("assistant", [text("so"), text("far")])],
+        ["part_flattened"],
+    ),
+    (
+        "compaction of something else",
+        [assistant({"type": "compaction", "content": {"a": 1}}, text("a"))],
+        [said("assistant", "a")],
+        ["block_dropped"],
+    ),
+    (
+        "text around a call",
+        [assistant(text("a"), USE, text("b"), PNG, {"type": "fallback"}), user(result("r"))],
+        [
+            {"role": "assistant", "content": [text("a"), text("b"), AS_URL], "tool_calls": [CALL]},
+            told("r"),
+        ],
+        ["text_before_calls", "text_before_calls", "block_dropped"],
+    ),
     ("fallback", [assistant({"type": "fallback", "to": {}}, text("a"))], [said("assistant", "a")], ["block_dropped"]),
     ("result", [user(result("r"))], [told("r")], []),
     ("result without content", [user({"type": "tool_result", "tool_use_id": "toolu_1"})], [told("")], []),

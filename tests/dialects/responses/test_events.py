@@ -22,6 +22,7 @@ from tests.dialects.responses.help import (
     chunk,
     custom,
     custom_input,
+    dialect,
     goes_on,
     read,
     stream,
@@ -64,7 +65,17 @@ def test_text() -> None:
     assert response["id"] == bodies[0]["response"]["id"] == made.id
     assert (response["status"], bodies[0]["response"]["status"]) == ("completed", "in_progress")
     assert made.result == response
-    assert made.output_items == response["output"]
+
+
+@pytest.mark.parametrize(("finish", "at"), [("stop", 1_700_000_009), ("tool_calls", 1_700_000_009), ("length", None)])
+def test_a_clock_tells_when_it_was_completed(finish: str, at: int | None) -> None:
+    made = dialect(clock=lambda: 1_700_000_009)
+    made.request({"model": "m", "input": "hi", "stream": True})
+    bodies = told(made, stream({"content": "a"}, finish=finish))
+    assert bodies[0]["response"]["completed_at"] is None
+    assert bodies[-1]["response"]["completed_at"] == at
+    without = told(asked(stream=True), stream({"content": "a"}, finish=finish))
+    assert without[-1]["response"]["completed_at"] is None
 
 
 def test_reasoning_text_and_calls() -> None:

@@ -194,8 +194,10 @@ REASONING: list[tuple[dict[str, Any], str | None, list[str]]] = [
     (
         {"summary": [{"type": "summary_text", "text": "s"}], "content": [{"type": "reasoning_text", "text": "c"}]},
         "c",
-        [],
+        ["reasoning_dropped"],
     ),
+    ({"summary": [{"text": "s"}], "content": [{"text": "s"}], "encrypted_content": sealed("s")}, "s", []),
+    ({"summary": [{"text": "s"}], "encrypted_content": sealed("own")}, "own", ["reasoning_dropped"]),
     ({"summary": [{"text": "s"}], "content": None, "encrypted_content": None}, "s", []),
     ({"summary": [], "encrypted_content": sealed("own\nthought")}, "own\nthought", []),
     ({"summary": [{"text": "s"}], "encrypted_content": "gAAAAABo"}, "s", ["reasoning_opaque"]),
@@ -266,9 +268,34 @@ def test_tools() -> None:
     ]
     assert made.rewrites.entries == [
         ("tool_flattened", "tools[2]"),
+        ("tool_key_dropped", "tools[2].description"),
         ("tool_dropped", "tools[3]"),
         ("tool_dropped", "tools[4]"),
     ]
+
+
+def test_keys_of_tools_that_go_no_further_are_named() -> None:
+    tools = [
+        {**READ_FILE, "defer_loading": True, "output_schema": None},
+        {**PATCH, "defer_loading": False, "x": {}},
+        {"type": "function", "function": {"name": "f", "y": 1}, "z": 1},
+    ]
+    made = dialect()
+    made.request({"model": "m", "input": "x", "tools": tools})
+    assert made.rewrites.entries == [
+        ("tool_key_dropped", "tools[0].defer_loading"),
+        ("tool_key_dropped", "tools[1].x"),
+        ("tool_key_dropped", "tools[2].z"),
+        ("tool_key_dropped", "tools[2].function.y"),
+    ]
+
+
+def test_what_stands_beside_a_replayed_text_is_named() -> None:
+    said: dict[str, Any] = {"type": "output_text", "text": "a", "annotations": [], "logprobs": [], "x": None}
+    cited = {**said, "annotations": [{"type": "url_citation", "url": "https://x", "title": "t"}]}
+    made = dialect()
+    made.request({"model": "m", "input": [USER, {"role": "assistant", "content": [said, cited]}]})
+    assert made.rewrites.entries == [("key_dropped", "input[1].content[1].annotations")]
 
 
 def test_names_in_namespaces_do_not_collide() -> None:
@@ -399,6 +426,20 @@ def test_fields_without_effect_are_named() -> None:
         ("field_dropped", "client_metadata"),
         ("field_dropped", "user"),
         ("field_dropped", "text.verbosity"),
+    ]
+    made = dialect()
+    form = {"type": "json_schema", "name": "n", "schema": SCHEMA, "z": 1}
+    given: dict[str, Any] = {
+        "include": ["reasoning.encrypted_content", "web_search_call.action.sources", "file_search_call.results"],
+        "reasoning": {"effort": "low", "summary": "auto", "generate_summary": None, "x": 1},
+        "text": {"format": form, "verbosity": None, "y": 1},
+    }
+    made.request({"model": "m", "input": "x", **given})
+    assert made.rewrites.entries == [
+        ("field_dropped", "include"),
+        ("field_dropped", "reasoning.x"),
+        ("field_dropped", "text.y"),
+        ("field_dropped", "text.format.z"),
     ]
 
 

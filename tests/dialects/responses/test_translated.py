@@ -81,6 +81,7 @@ def test_what_codex_sends_becomes_its_conversation() -> None:
         "field_dropped",
         "field_dropped",
         "tool_flattened",
+        "tool_key_dropped",
         "tool_dropped",
     ]
 
