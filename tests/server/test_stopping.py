@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -34,7 +35,7 @@ async def half_a_body() -> AsyncIterator[bytes]:
     await asyncio.Event().wait()
 
 
-WAITING = {
+WAITING: dict[str, tuple[str, str, dict[str, Any]]] = {
     "chat": ("POST", "/v1/chat/completions", {"json": request()}),
     "messages": ("POST", "/v1/messages", {"json": MESSAGE}),
     "responses": ("POST", "/v1/responses", {"json": {"model": "devstral-small-2", "input": "Hi."}}),
