@@ -39,7 +39,7 @@ types: $(STAMP) ## mypy --strict
 	$(BIN)/mypy
 
 unit: $(STAMP) $(OTHERS) ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test: lint types unit ## lint, types and all tests
 

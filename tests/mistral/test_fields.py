@@ -15,7 +15,14 @@ TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "read", "description": "d", "parameters": {"type": "object", "properties": {}}},
 }
-MISSING = object()
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "missing"  # the same in every process: test ids are made of it
+
+
+MISSING = _Missing()
 
 # (fields, the param that the refusal names)
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -435,9 +435,11 @@ async def test_nothing_is_sent_again_when_the_server_has_had_it_for_long(monkeyp
 
 async def test_the_queue_is_fair() -> None:
     order: list[bytes] = []
+    all_wait = asyncio.Event()
 
     async def script(peer: Peer, head: bytes, body: bytes) -> None:
         order.append(body)
+        await all_wait.wait()
         await asyncio.sleep(0.001)
         await echo(peer, head, body)
 
@@ -449,6 +451,7 @@ async def test_the_queue_is_fair() -> None:
             tasks.append(asyncio.create_task(outcome(transport, asked(base, "/case", content=b"%02d" % number))))
             await asyncio.sleep(0)
         tasks[7].cancel()  # one that waits
+        all_wait.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [result[3] for result in results if not isinstance(result, BaseException)] == [
             b"%02d" % number for number in range(30) if number != 7
