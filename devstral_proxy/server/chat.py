@@ -53,7 +53,7 @@ class ChatCompletions:
             if services.content is not None:
                 services.content.write(exchange.id, request)
             affinity = affinity_of(request, exchange.key) if services.fleet.models else b""
-            turn = Turn(services, exchange, dialect, send, watch, keep)
+            turn = Turn(services, exchange, dialect, watch, keep)
             await with_room(services, exchange, route, turn.run(request, route, affinity))
 
     async def _dialect(self, request: dict[str, Any], exchange: Exchange) -> tuple[Dialect | None, Keep | None]:

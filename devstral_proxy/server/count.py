@@ -21,7 +21,7 @@ from devstral_proxy.errors import Overloaded, UpstreamError, UpstreamRefused
 from devstral_proxy.mistral.translator import Translator
 from devstral_proxy.server.body import parse_object, read_body
 from devstral_proxy.server.chat import admitted, served_name
-from devstral_proxy.server.exchange import new_id, of, send_json
+from devstral_proxy.server.exchange import new_id, of
 from devstral_proxy.server.services import Services
 from devstral_proxy.server.shape import check_images, check_shape
 from devstral_proxy.server.watch import Watch
@@ -77,7 +77,7 @@ class CountTokens:
             if not exact:
                 exchange.header(COUNT_HEADER.encode(), ESTIMATED)
             watch.over()
-            await send_json(send, 200, counted(tokens))
+            await exchange.reply_json(200, counted(tokens))
 
     async def _count(self, attempt: Attempt, chat: dict[str, Any], model: str) -> tuple[int, bool]:
         services, target = self._services, attempt.target

@@ -1,11 +1,11 @@
-"""What the server keeps of one request while it is answered, and what it sends: heads, JSON, errors."""
+"""What the server keeps of one request while it is answered, and how it answers: whole, or piece by piece."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -13,6 +13,7 @@ from starlette.types import Message, Scope
 
 from devstral_proxy.errors import InternalError, ProxyError, UpstreamRefused, render
 from devstral_proxy.mistral.rewrites import counted
+from devstral_proxy.server.http.incoming import EXTENSION, Incoming
 
 if TYPE_CHECKING:
     from devstral_proxy.server.lifecycle import Interruptible
@@ -39,15 +40,16 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """One request's facts for its log line, metrics and trace, and the headers that its answer carries whatever it is.
+    """One request's facts for its log line, metrics and trace, and the way of its answer: `reply`, `write`, or ASGI's
+    `send`. Each adds `headers` to the head.
 
     `model` is the client's own text, of any length and content; `path`, `served` and `upstream` are ours, and few.
     """
 
     __slots__ = (
-        "_send", "attempts", "block", "cached_tokens", "dialect", "error", "estimated", "finish", "first_token", "gaps",
-        "headers", "id", "input_tokens", "key", "method", "model", "note", "output_tokens", "path", "profile",
-        "queued", "render", "repairs", "rewrites", "scope", "send_body", "served", "started", "status", "stream",
+        "_incoming", "_send", "attempts", "block", "cached_tokens", "dialect", "error", "estimated", "finish",
+        "first_token", "gaps", "headers", "id", "input_tokens", "key", "method", "model", "note", "output_tokens",
+        "path", "profile", "queued", "render", "repairs", "rewrites", "scope", "served", "started", "status", "stream",
         "upstream",
     )  # fmt: skip
 
@@ -55,8 +57,9 @@ class Exchange:
         self.id = id
         self.scope = scope
         self._send = send
-        self.send_body = send
-        """Takes body messages past `send`, which looks at heads only: one event, one call."""
+        incoming: Incoming | None = scope.get("extensions", {}).get(EXTENSION)
+        # Our own protocol is told without messages, where no middleware stands between.
+        self._incoming = incoming if incoming is not None and send == incoming.send else None
         self.started = time.perf_counter()
         self.headers: Headers = [(b"x-request-id", id.encode("ascii")), NO_SNIFFING]
         self.method: str = scope["method"]
@@ -82,8 +85,8 @@ class Exchange:
         self.input_tokens = self.output_tokens = self.cached_tokens = 0
         self.estimated = 0
         """Tokens that an answer which broke off before vLLM told them has cost, judged by its length."""
-        self.block: Interruptible | None = None
-        """What the end of the process would end."""
+        self.block: Interruptible
+        """What the end of the process would end; the gate sets it."""
         self.first_token = 0.0
         """When the first event of the answer went out (as `started`); 0: none yet."""
         self.gaps: Gaps | None = None
@@ -100,22 +103,49 @@ class Exchange:
         self.render: Callable[[ProxyError], dict[str, Any]] = render
         """Error JSON in the words of the client's API."""
 
-    def alone(self) -> None:
-        """From here on the endpoint itself sees to what the end of the process means to the answer."""
-        if self.block is not None:
-            self.block.over()
-
     async def send(self, message: Message) -> None:
-        """ASGI's send, for heads: adds `headers`, and notes the status."""
+        """ASGI's send, for applications that are not ours."""
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = [*message.get("headers", ()), *self.headers]
-            if self.profile:
-                headers.append((b"x-devstral-profile", self.profile.encode("ascii", "replace")))
-            if self.rewrites:
-                headers.append((b"x-devstral-rewrites", counted(self.rewrites).encode("ascii")))
-            message["headers"] = headers
+            message["headers"] = self._head(message["status"], message.get("headers", ()))
         await self._send(message)
+
+    async def reply(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """A whole answer."""
+        headers = self._head(status, [(b"content-length", b"%d" % len(body)), *headers])
+        if self._incoming is not None:
+            self._incoming.start(status, headers)
+            self._incoming.write(body, False)
+        else:
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": body})
+
+    async def reply_json(self, status: int, value: Any, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """A whole answer of JSON."""
+        await self.reply(status, orjson.dumps(value), (JSON, *headers))
+
+    async def write(self, data: bytes, more: bool) -> None:
+        """A piece of a stream, with its head if it is the first. Waits while the client does not read."""
+        incoming = self._incoming
+        if incoming is not None:
+            if self.status == 0:
+                incoming.start(200, self._head(200, STREAM_HEADERS))
+            if incoming.write(data, more):
+                await incoming.drained()
+            return
+        if self.status == 0:
+            headers = self._head(200, STREAM_HEADERS)
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """All headers of the answer. It has begun."""
+        self.status = status
+        headers = [*headers, *self.headers]
+        if self.profile:
+            headers.append((b"x-devstral-profile", self.profile.encode("ascii", "replace")))
+        if self.rewrites:
+            headers.append((b"x-devstral-rewrites", counted(self.rewrites).encode("ascii")))
+        return headers
 
     def failed(self, error: ProxyError) -> None:
         """Note an error for the log. Nothing is noted over what is there already."""
@@ -157,15 +187,3 @@ def of(scope: Scope) -> Exchange:
     """The exchange that the gate put into the scope."""
     exchange: Exchange = scope[KEY]
     return exchange
-
-
-async def send_body(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """A whole answer."""
-    length = (b"content-length", b"%d" % len(body))
-    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def send_json(send: Send, status: int, value: Any, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-    """A whole answer of JSON."""
-    await send_body(send, status, orjson.dumps(value), [JSON, *headers])

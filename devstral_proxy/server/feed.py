@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import httpx
-
 from devstral_proxy.errors import UpstreamError
-from devstral_proxy.upstream.call import Call, Head
 from devstral_proxy.upstream.client import Answer, UpstreamClient
+from devstral_proxy.upstream.head import Head
+from devstral_proxy.upstream.transport.connection import Connection
 
 DRAIN = 0.5
 """Seconds that vLLM has after its `[DONE]` to end the body, so that the connection can be used again."""
@@ -18,8 +17,7 @@ HELD_BYTES = 256 * 1024
 
 
 class Feed:
-    """`async with Feed(client, method, path, body, seconds) as feed:`; leaving the block aborts a request that has not
-    ended.
+    """`with Feed(client, method, path, body, seconds) as feed:`; leaving the block aborts a request that has not ended.
 
     One `take` holds all that one wake-up of the event loop brought, and is worth one write to the client. Where an idle
     connection stands ready, the request goes out at once and all is read from the connection itself. Else a task of its
@@ -28,8 +26,8 @@ class Feed:
     """
 
     __slots__ = (
-        "_answer", "_body", "_call", "_chunks", "_client", "_ended", "_error", "_extra", "_held", "_method", "_path",
-        "_room", "_seconds", "_task", "_waiter",
+        "_answer", "_body", "_chunks", "_client", "_connection", "_error", "_extra", "_held", "_method", "_over",
+        "_path", "_room", "_seconds", "_task", "_waiter", "ended",
     )  # fmt: skip
 
     def __init__(
@@ -48,92 +46,99 @@ class Feed:
         self._body = body
         self._seconds = seconds
         self._extra = extra
-        self._call: Call | None = None  # the short way
+        self._connection: Connection | None = None  # the short way
         self._task: asyncio.Task[None] | None = None  # the long one
         self._answer: Head | None = None
         self._chunks: list[bytes] = []
         self._held = 0
-        self._ended = False
+        self._over = False  # nothing more will come of the task
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None  # the one who waits for something new
         self._room: asyncio.Future[None] | None = None  # the task, waiting for the buffer to empty
+        self.ended = False
+        """The body is complete and taken."""
 
-    async def __aenter__(self) -> Feed:
-        self._call = self._client.call(self._method, self._path, self._body, self._extra)
-        if self._call is None:
+    def __enter__(self) -> Feed:
+        self._connection = self._client.start(self._method, self._path, self._body, self._extra)
+        if self._connection is None:
             self._task = asyncio.create_task(self._run())
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._call is not None:
-            self._call.close()
-        if self._task is not None and not self._task.done():
+    def __exit__(self, *_: object) -> None:
+        self._finish()
+        if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task})
 
     async def head(self, until: float) -> Head | None:
         """The head of the answer; None when there is none by then (in the loop's time). Raises what kept it away."""
-        if self._call is not None:
-            try:
-                answer = await self._call.head(until)
-            except httpx.HTTPError as error:
-                if not self._call.stale:
-                    raise self._client.explain(error) from None
-                # The connection was closed while it was idle: once more, the long way.
-                self._call.close()
-                self._call = None
-                self._task = asyncio.create_task(self._run())
-            else:
-                if answer is None:
+        connection = self._connection
+        if connection is not None:
+            while connection.error is None or connection.head_done:
+                if connection.head_done:
+                    return self._headed(connection)
+                if not await connection.waiter(until):
                     return None
-                self._client.check(answer)
-                if answer.plain:
-                    return answer
-                self._answer = encoded = Answer(self._call.response(self._seconds), self._client)
-                self._call = None
-                self._task = asyncio.create_task(self._decode(encoded))
-        if self._answer is None and not self._ended:
+            if not connection.stale:
+                raise self._client.explain(connection.error) from None
+            # The connection was closed while it was idle: once more, the long way.
+            self._finish()
+            self._task = asyncio.create_task(self._run())
+        if self._answer is None and not self._over:
             await self._wait(until)
         if self._answer is None and self._error is not None:
             raise self._error
         return self._answer
 
+    def _headed(self, connection: Connection) -> Head:
+        head = Head(connection.status, connection.headers)
+        self._client.check(head)
+        if not head.plain:
+            self._connection = None
+            self._answer = head = encoded = self._client.decoded(connection, self._seconds)
+            self._task = asyncio.create_task(self._decode(encoded))
+        return head
+
     async def take(self, until: float) -> list[bytes]:
         """The next pieces of the body; empty when there are none by then, or when `ended`. Raises what broke it,
         after the pieces that came before."""
-        call = self._call
-        if call is not None:
-            try:
-                pieces = await call.take(until)
-            except httpx.HTTPError as error:
-                raise self._client.explain(error) from None
-            self._ended = call.ended
+        connection = self._connection
+        if connection is not None:
+            while not (pieces := connection.taken()) and not connection.complete:
+                if connection.error is not None:
+                    raise self._client.explain(connection.error) from None
+                if not await connection.waiter(until):
+                    return pieces
+            if connection.complete:
+                self.ended = True
+                self._finish()
             return pieces
-        if not self._chunks and not self._ended:
+        if not self._chunks and not self._over and not self.ended:
             await self._wait(until)
-        chunks = self._chunks
-        if chunks:
+        pieces = self._chunks
+        if pieces:
             self._chunks = []
             self._held = 0
             self._let_go()
         elif self._error is not None:
             raise self._error
-        return chunks
-
-    @property
-    def ended(self) -> bool:
-        """The body is complete and taken."""
-        return self._ended and not self._chunks
+        self.ended = self.ended or (self._over and self._error is None)
+        return pieces
 
     async def drain(self, seconds: float) -> None:
         """Wait a moment for the body's end, so that the connection can be used again."""
-        if self._call is not None:
+        if self._connection is not None:
             until = asyncio.get_running_loop().time() + seconds
             with contextlib.suppress(UpstreamError):
-                while not self._ended and await self.take(until):
+                while not self.ended and await self.take(until):
                     pass
         elif self._task is not None and not self._task.done():
             await asyncio.wait({self._task}, timeout=seconds)
+
+    def _finish(self) -> None:
+        """Give the connection back, or close it where the answer has not ended."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._client.finish(connection)
 
     async def _run(self) -> None:
         try:
@@ -144,7 +149,7 @@ class Feed:
         except Exception as error:
             self._error = error  # for the one who takes, whatever it is
         finally:
-            self._ended = True
+            self._over = True
             self._wake()
 
     async def _decode(self, answer: Answer) -> None:
@@ -155,7 +160,7 @@ class Feed:
             self._error = error
         finally:
             await answer.aclose()
-            self._ended = True
+            self._over = True
             self._wake()
 
     async def _pump(self, answer: Answer) -> None:

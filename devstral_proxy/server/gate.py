@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from devstral_proxy.errors import MethodNotAllowed, NotFound, ProxyError, render
 from devstral_proxy.server import access
-from devstral_proxy.server.exchange import KEY, ClientGone, Exchange, new_id, send_json, told
+from devstral_proxy.server.exchange import KEY, ClientGone, Exchange, new_id, told
 from devstral_proxy.server.services import Services
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -95,6 +95,7 @@ class Gate:
             if services.metrics is not None:
                 services.metrics.finished(exchange)
             services.traces.finished(exchange)
+            del scope[KEY]  # the two refer to each other: else it takes the collector to free what is theirs
 
     def _routed(self, path: str) -> Endpoint:
         """The router, which tells errors in the words of the API that the path belongs to."""
@@ -132,4 +133,4 @@ async def _answer(error: ProxyError, exchange: Exchange) -> None:
     if exchange.status == 0:
         for name, value in error.headers:
             exchange.header(name.lower().encode("ascii"), value)
-        await send_json(exchange.send, error.status, exchange.render(error))
+        await exchange.reply_json(error.status, exchange.render(error))

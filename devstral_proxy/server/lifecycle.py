@@ -74,17 +74,32 @@ class Interruptible:
         """What is left of the block is not worth an error: the deadline does not end it any more."""
         self._lifecycle._running.discard(self)
 
+    def told(self, error: BaseException) -> BaseException:
+        """What an error means that was caught inside the block: Overloaded, where it is the cancellation by the
+        deadline, else the error itself. The block is `over`."""
+        self._lifecycle._running.discard(self)
+        if self._taken_back() and isinstance(error, asyncio.CancelledError):
+            return stopping()
+        return error
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._lifecycle._running.discard(self)
-        if self._interrupted and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        if self._taken_back() and kind is asyncio.CancelledError:
             raise stopping() from None
 
     def interrupt(self) -> None:
         """Cancel the block. Called from outside its task."""
         self._interrupted = True
         self._task.cancel()
+
+    def _taken_back(self) -> bool:
+        """The deadline has cancelled the task, and nobody else has: that is undone."""
+        if not self._interrupted:
+            return False
+        self._interrupted = False
+        return self._task.uncancel() <= self._cancelling
 
 
 def stopping() -> Overloaded:

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from devstral_proxy import __version__
 from devstral_proxy.errors import Unauthorized
-from devstral_proxy.server.exchange import send_json
+from devstral_proxy.server.exchange import of
 from devstral_proxy.server.services import Services
 from devstral_proxy.upstream.catalog import ready
 
@@ -27,12 +27,12 @@ class Pages:
     async def root(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What this is, and where the APIs are."""
         told = {"name": "devstral-proxy", "version": __version__, "api": "/v1", "endpoints": self._paths}
-        await send_json(send, 200, told)
+        await of(scope).reply_json(200, told)
 
     async def health(self, scope: Scope, receive: Receive, send: Send) -> None:
         """200 as long as the proxy runs; what it knows of vLLM is in the JSON, for those who have a key."""
         if not self._may_know(scope):
-            await send_json(send, 200, {"status": "ok"})
+            await of(scope).reply_json(200, {"status": "ok"})
             return
         fleet = self._services.fleet
         told = await asyncio.gather(*(target.facts.facts(HEALTH_TTL) for target in fleet.targets))
@@ -50,21 +50,21 @@ class Pages:
             body["upstream"] = servers[fleet.single.name]
         else:
             body["upstreams"] = servers
-        await send_json(send, 200, body)
+        await of(scope).reply_json(200, body)
 
     async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """200: the process runs, and its event loop turns."""
-        await send_json(send, 200, {"status": "ok"})
+        await of(scope).reply_json(200, {"status": "ok"})
 
     async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         """200 when requests can be served: vLLM answers, a model is there, and the proxy is not stopping. Else 503."""
         if self._services.lifecycle.draining:
-            await send_json(send, 503, {"status": "draining"})
+            await of(scope).reply_json(503, {"status": "draining"})
             return
         told = await ready(self._services.fleet, HEALTH_TTL)
         status = "ready" if told["ready"] else "not ready"
         body = {"status": status, "models": told["models"]} if self._may_know(scope) else {"status": status}
-        await send_json(send, 200 if told["ready"] else 503, body)
+        await of(scope).reply_json(200 if told["ready"] else 503, body)
 
     def _may_know(self, scope: Scope) -> bool:
         """Names of servers and models are for those who may use them; a probe needs the status alone."""

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from devstral_proxy.errors import UpstreamProtocolError, UpstreamTimeout
-from devstral_proxy.server.exchange import STREAM_HEADERS, Send
 from devstral_proxy.server.feed import Feed
-from devstral_proxy.upstream.call import Head
+from devstral_proxy.upstream.head import Head
 from devstral_proxy.upstream.sse import KEEPALIVE, Event
 
 
 class EventSink:
-    """The client's end of a stream. Its head goes out with the first bytes, be they a comment (F82); the body goes by
-    `send_body`, if there is a shorter way than `send`."""
+    """The client's end of a stream. Its head goes out with the first bytes, be they a comment (F82)."""
 
-    __slots__ = ("_interval", "_last", "_loop", "_send", "_send_body", "started")
+    __slots__ = ("_interval", "_last", "_loop", "_write", "started")
 
-    def __init__(self, send: Send, keepalive: float, send_body: Send | None = None) -> None:
-        self._send = send
-        self._send_body = send_body or send
+    def __init__(self, write: Callable[[bytes, bool], Awaitable[None]], keepalive: float) -> None:
+        """`write`: as `Exchange.write`; `keepalive`: seconds of silence after which a comment is due, 0: never."""
+        self._write = write
         self._loop = asyncio.get_running_loop()
         self._interval = keepalive or math.inf
         self._last = self._loop.time()
@@ -38,10 +36,8 @@ class EventSink:
 
     async def write(self, data: bytes, more: bool = True) -> None:
         """Write to the client; waits while it does not read."""
-        if not self.started:
-            self.started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-        await self._send_body({"type": "http.response.body", "body": data, "more_body": more})
+        self.started = True
+        await self._write(data, more)
         self._last = self._loop.time()
 
 
@@ -121,9 +117,9 @@ class Reader:
             parts += chunks
             size += sum(map(len, chunks))
             if size > limit:
+                raise UpstreamProtocolError(f"vLLM's answer is over {limit} bytes (ANSWER_LIMIT)")
+            if self._feed.ended:
                 break
-        if size > limit:
-            raise UpstreamProtocolError(f"vLLM's answer is over {limit} bytes (ANSWER_LIMIT)")
         return b"".join(parts)
 
     def _deadline(self) -> float:

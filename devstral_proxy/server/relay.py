@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from devstral_proxy.errors import UpstreamError, UpstreamProtocolError, Upstream
 from devstral_proxy.mistral import refusals
 from devstral_proxy.server.body import parse_object, read_body
 from devstral_proxy.server.chat import admitted, served_name, with_room
-from devstral_proxy.server.exchange import Exchange, count_of, of, send_body, send_json, told
+from devstral_proxy.server.exchange import Exchange, count_of, of, told
 from devstral_proxy.server.feed import DRAIN, Feed
 from devstral_proxy.server.reader import EventSink, Limits, Reader, raw
 from devstral_proxy.server.services import Services
@@ -24,9 +25,9 @@ from devstral_proxy.upstream import sse
 from devstral_proxy.upstream.affinity import affinity_of
 from devstral_proxy.upstream.attempts import Attempt
 from devstral_proxy.upstream.attempts import send as send_upstream
-from devstral_proxy.upstream.call import Head
 from devstral_proxy.upstream.catalog import entry_of, listing
 from devstral_proxy.upstream.fleet import no_model
+from devstral_proxy.upstream.head import Head
 
 
 class Relay:
@@ -52,20 +53,21 @@ class Relay:
         sink: EventSink | None = None
         if request.get("stream") is True:
             exchange.stream = True
-            sink = EventSink(send, settings.keepalive, exchange.send_body)
+            sink = EventSink(exchange.write, settings.keepalive)
             limits.first_byte, limits.idle = settings.first_byte_timeout, settings.idle_timeout
         with Watch(scope, receive) as watch:
             watch.end_by(limits.total + 5)
             exchange.served = served_name(services, route, exchange.model)
-            exchange.alone()
             try:
-                with services.lifecycle.interruptible():
-                    once = partial(self._once, body, request, limits, sink, exchange, send, watch)
-                    work = send_upstream(services.fleet, route, affinity, once, deadline=limits.ends_at)
-                    await with_room(services, exchange, route, work)
-            except Exception as error:
-                if sink is None or not sink.started:
-                    raise
+                once = partial(self._once, body, request, limits, sink, exchange, watch)
+                work = send_upstream(services.fleet, route, affinity, once, deadline=limits.ends_at)
+                await with_room(services, exchange, route, work)
+            except (Exception, asyncio.CancelledError) as raised:
+                error = exchange.block.told(raised)
+                if sink is None or not sink.started or not isinstance(error, Exception):
+                    if error is raised:
+                        raise
+                    raise error from None
                 ours = told(error, exchange)
                 exchange.broken(ours)
                 watch.over()
@@ -78,7 +80,6 @@ class Relay:
         limits: Limits,
         sink: EventSink | None,
         exchange: Exchange,
-        send: Send,
         watch: Watch,
         attempt: Attempt,
     ) -> None:
@@ -97,7 +98,7 @@ class Relay:
             body = orjson.dumps({**request, **changes})
         extra = services.traces.upstream_headers(exchange)
         try:
-            async with Feed(attempt.target.client, "POST", self._path, body, limits.request, extra) as feed:
+            with Feed(attempt.target.client, "POST", self._path, body, limits.request, extra) as feed:
                 reader = Reader(feed, limits, sink)
                 head = await reader.head()
                 attempt.answered(head.status, head.retry_after)
@@ -114,7 +115,7 @@ class Relay:
                     raise UpstreamProtocolError("vLLM did not answer with a stream")
                 attempt.committed = True
                 watch.over()
-                await send_body(send, 200, whole, [(b"content-type", _content_type(head))])
+                await exchange.reply(200, whole, [(b"content-type", _content_type(head))])
         except UpstreamError as error:
             if services.metrics is not None:
                 services.metrics.upstream_failed(attempt.target.name, error.code or error.type)
@@ -169,9 +170,9 @@ class Models:
                 kind, body = b"application/json", orjson.dumps(await listing(services.fleet))
             watch.over()
             if model is None:
-                await send_body(send, 200, body, [(b"content-type", kind)])
+                await exchange.reply(200, body, [(b"content-type", kind)])
             else:
-                await send_json(send, 200, _entry(body, model))
+                await exchange.reply_json(200, _entry(body, model))
 
     async def _listing(self, exchange: Exchange) -> tuple[bytes, bytes]:
         """VLLM_BASE's own list, as it comes."""
@@ -182,7 +183,7 @@ class Models:
         async def once(attempt: Attempt) -> tuple[bytes, bytes]:
             exchange.attempts += 1
             exchange.upstream = attempt.target.name
-            async with Feed(attempt.target.client, "GET", "/v1/models", None, limits.request) as feed:
+            with Feed(attempt.target.client, "GET", "/v1/models", None, limits.request) as feed:
                 reader = Reader(feed, limits)
                 head = await reader.head()
                 attempt.answered(head.status, head.retry_after)

@@ -16,7 +16,7 @@ from devstral_proxy.dialects.responses import stored as answers
 from devstral_proxy.errors import BadRequest
 from devstral_proxy.server.body import read_body
 from devstral_proxy.server.chat import ChatCompletions, Keep
-from devstral_proxy.server.exchange import Exchange, new_id, of, send_json
+from devstral_proxy.server.exchange import Exchange, new_id, of
 from devstral_proxy.server.services import Services
 from devstral_proxy.stores import Record, Store, StoreError
 
@@ -91,7 +91,7 @@ class StoredResponse:
         if exchange.method == "DELETE":
             if not await store.delete(id, exchange.key):
                 raise answers.missing(id)
-            await send_json(send, 200, answers.deleted(id))
+            await exchange.reply_json(200, answers.deleted(id))
             return
         record = await store.get(id, exchange.key)
         if record is None:
@@ -99,11 +99,11 @@ class StoredResponse:
         told = _told(record)
         query = QueryParams(scope["query_string"])
         if self._what == "input_items":
-            await send_json(send, 200, answers.input_list(told["input_items"], query))
+            await exchange.reply_json(200, answers.input_list(told["input_items"], query))
         elif self._what == "cancel":
-            await send_json(send, 200, answers.cancelled(told))
+            await exchange.reply_json(200, answers.cancelled(told))
         else:
-            await send_json(send, 200, answers.retrieved(told, query))
+            await exchange.reply_json(200, answers.retrieved(told, query))
 
 
 _PATH = "/v1/responses/{id}"

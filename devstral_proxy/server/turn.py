@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from starlette.types import Send
 
 from devstral_proxy.dialects.base import Dialect
 from devstral_proxy.dialects.chat import ChatAnswer, ask_again, error_events
@@ -19,17 +18,16 @@ from devstral_proxy.mistral.profiles import ModelProfile
 from devstral_proxy.mistral.rewrites import REQUEST
 from devstral_proxy.mistral.token_watch import AnswerLost
 from devstral_proxy.mistral.translator import Translator
-from devstral_proxy.server.exchange import Exchange, count_of, send_json, told
+from devstral_proxy.server.exchange import Exchange, count_of, told
 from devstral_proxy.server.feed import DRAIN, Feed
-from devstral_proxy.server.lifecycle import Interruptible
 from devstral_proxy.server.reader import EventSink, Limits, Reader, raw
 from devstral_proxy.server.services import Services
 from devstral_proxy.server.shape import check_images
 from devstral_proxy.server.watch import Watch
 from devstral_proxy.upstream.attempts import Attempt, send
-from devstral_proxy.upstream.call import Head
 from devstral_proxy.upstream.capabilities import for_version
 from devstral_proxy.upstream.fleet import Route
+from devstral_proxy.upstream.head import Head
 from devstral_proxy.upstream.sse import Event
 
 _log = logging.getLogger("devstral_proxy.server")
@@ -50,7 +48,6 @@ class Turn:
         services: Services,
         exchange: Exchange,
         dialect: Dialect | None,
-        client: Send,
         watch: Watch,
         keep: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -60,11 +57,9 @@ class Turn:
         self._settings = settings
         self._exchange = exchange
         self._dialect = dialect
-        self._client = client
         self._watch = watch
         self._keep = keep
         self._sink: EventSink | None = None
-        self._block: Interruptible | None = None
         self._request: dict[str, Any] | None = None
         self._made_for: tuple[str | None, ...] | None = None
         self._upstream = b""
@@ -80,16 +75,17 @@ class Turn:
         self._request = request
         exchange.stream = bool(request.get("stream"))
         if exchange.stream:
-            self._sink = EventSink(self._client, self._settings.keepalive, exchange.send_body)
+            self._sink = EventSink(exchange.write, self._settings.keepalive)
             if services.metrics is not None:
                 exchange.gaps = services.metrics.gaps()
         try:
-            exchange.alone()
-            with services.lifecycle.interruptible() as self._block:
-                await send(services.fleet, route, affinity, self._once, deadline=self.limits.ends_at)
-        except Exception as error:
-            if self._sink is None or not self._sink.started:
-                raise
+            await send(services.fleet, route, affinity, self._once, deadline=self.limits.ends_at)
+        except (Exception, asyncio.CancelledError) as raised:
+            error = exchange.block.told(raised)
+            if self._sink is None or not self._sink.started or not isinstance(error, Exception):
+                if error is raised:
+                    raise
+                raise error from None
             await self._break_off(self._sink, told(error, exchange))
         finally:
             self._account()
@@ -167,7 +163,7 @@ class Turn:
         else:
             limits.first_byte = limits.idle = None
         extra = self._services.traces.upstream_headers(exchange)
-        async with Feed(attempt.target.client, "POST", PATH, upstream, limits.request, extra) as feed:
+        with Feed(attempt.target.client, "POST", PATH, upstream, limits.request, extra) as feed:
             reader = Reader(feed, limits, self._sink)
             head = await reader.head()
             attempt.answered(head.status, head.retry_after)
@@ -232,7 +228,7 @@ class Turn:
             if self._keep is not None:
                 await self._keep()
         self._over()
-        await send_json(self._client, 200, body)
+        await self._exchange.reply_json(200, body)
 
     async def _write(self, sink: EventSink, events: list[Event]) -> None:
         self._events += len(events)
@@ -263,8 +259,7 @@ class Turn:
     def _over(self) -> None:
         """What comes now is the end of the answer: neither the client nor the end of the process breaks it off."""
         self._watch.over()
-        if self._block is not None:
-            self._block.over()
+        self._exchange.block.over()
 
     async def _break_off(self, sink: EventSink, error: ProxyError) -> None:
         """End a stream that has begun with an error event, and whatever ends a stream of this dialect."""

@@ -31,7 +31,7 @@ class Watch:
         self._over = False
 
     def __enter__(self) -> Watch:
-        task = asyncio.current_task()
+        task = self._incoming.task if self._incoming is not None else asyncio.current_task()
         if task is None:
             raise RuntimeError("a Watch needs a task")
         self._task = task

@@ -23,8 +23,9 @@ from pydantic import SecretStr
 from devstral_proxy import __version__
 from devstral_proxy.config import Settings
 from devstral_proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
-from devstral_proxy.upstream.call import Call, Head
+from devstral_proxy.upstream.head import Head
 from devstral_proxy.upstream.transport import FastTransport
+from devstral_proxy.upstream.transport.connection import Connection
 from devstral_proxy.upstream.transport.head import Head as RequestHead
 from devstral_proxy.upstream.transport.pool import Pool
 
@@ -124,8 +125,9 @@ class UpstreamClient:
         """Close all connections."""
         await self._transport.aclose()
 
-    def call(self, method: str, path: str, body: bytes | None, extra: Headers | None = None) -> Call | None:
-        """Send one request on an idle connection; None where none stands ready, and `open` is the way."""
+    def start(self, method: str, path: str, body: bytes | None, extra: Headers | None = None) -> Connection | None:
+        """Write one request to an idle connection, whose answer is then read from it; None where none stands ready, and
+        `open` is the way. The connection has to be given to `finish`, or to `decoded`."""
         transport = self._fast
         if transport is None or body is None:
             return None
@@ -134,8 +136,18 @@ class UpstreamClient:
             request = self._request(method, path, b"", 0)
             short = self._short[path] = (request, transport.head_of(request))
         request, head = short
-        connection = transport.start(request, head.whole(len(body), extra), body)
-        return None if connection is None else Call(transport, connection)
+        return transport.start(request, head.whole(len(body), extra), body)
+
+    def finish(self, connection: Connection) -> None:
+        """Give it back, or close it where its answer has not ended."""
+        if self._fast is not None:
+            self._fast.finish(connection)
+
+    def decoded(self, connection: Connection, read: float) -> Answer:
+        """The answer whose head has come, its body decoded; `read`: seconds between two pieces of it."""
+        if self._fast is None:
+            raise TypeError("the connection is not this client's")
+        return Answer(self._fast.response(connection, read), self)
 
     @asynccontextmanager
     async def open(

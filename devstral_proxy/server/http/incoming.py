@@ -39,8 +39,8 @@ def told(error: ProxyError, headers: Iterable[tuple[bytes, bytes]], bodyless: bo
 class Incoming:
     """`scope`, `receive` and `send` are the application's; the rest is the protocol's.
 
-    Beyond ASGI an application may set `on_gone`, called once when the client leaves before its answer is complete, and
-    call `end_by`.
+    Beyond ASGI an application may set `on_gone`, called once when the client leaves before its answer is complete, call
+    `end_by`, and answer by `start`, `write` and `drained`, which do what `send` does with less ado.
     """
 
     __slots__ = (
@@ -141,19 +141,28 @@ class Incoming:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """ASGI's send. The head goes out with the first bytes of the body, in one write. Waits while the client does
-        not read. Raises RuntimeError for what is no answer."""
-        if message["type"] != "http.response.body":
-            if message["type"] != "http.response.start" or self._status:
-                raise RuntimeError(f"unexpected {message['type']}")
-            self._status = message["status"]
-            self._headers = message.get("headers", ())
-            return
+        """ASGI's send. Raises RuntimeError for what is no answer."""
+        if message["type"] == "http.response.body":
+            if self.write(message.get("body", b""), message.get("more_body", False)):
+                await self.drained()
+        elif message["type"] == "http.response.start":
+            self.start(message["status"], message.get("headers", ()))
+        else:
+            raise RuntimeError(f"unexpected {message['type']}")
+
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The head of the answer. Raises RuntimeError where there is one."""
+        if self._status:
+            raise RuntimeError("the answer has begun")
+        self._status = status
+        self._headers = headers
+
+    def write(self, body: bytes, more: bool) -> bool:
+        """A piece of the body; the head goes out with the first one, in one write. True when the client does not read
+        fast enough, and it is time for `drained`. Raises RuntimeError for what is no answer."""
         if self.gone:
-            return
+            return False
         protocol, transport = self._protocol, self._transport
-        body: bytes = message.get("body", b"")
-        more: bool = message.get("more_body", False)
         if self._chunked and more and not self.complete:
             if body and not transport.is_closing():
                 transport.write(b"%x\r\n%b\r\n" % (len(body), body))
@@ -166,14 +175,18 @@ class Incoming:
         elif body and not self._discard:
             self._count(body)
             protocol.write(body)
-        if not more:
-            if self._left > 0:
-                raise RuntimeError("the body is shorter than its content-length")
-            self.complete = True
-            self._wake()
-            protocol.answered(self)
-        elif protocol.full:
-            await protocol.drained()
+        if more:
+            return protocol.full
+        if self._left > 0:
+            raise RuntimeError("the body is shorter than its content-length")
+        self.complete = True
+        self._wake()
+        protocol.answered(self)
+        return False
+
+    async def drained(self) -> None:
+        """Wait until the client has taken most of what was written, or is gone."""
+        await self._protocol.drained()
 
     def _start(self, body: bytes, more: bool) -> None:
         """The head, with what there is of the body."""

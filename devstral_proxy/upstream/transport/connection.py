@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         connection is gone or a refusal has come already. Raises WriteTimeout."""
         until = self._until(seconds)
         while self._full and not self._settled():
-            if not await self._wait(until):
+            if not await self.waiter(until):
                 raise httpx.WriteTimeout("")
         return not self._settled()
 
@@ -118,19 +118,20 @@ class Connection(asyncio.Protocol):
 
         Raises ReadTimeout, ReadError, RemoteProtocolError.
         """
-        if not await self.head_by(self._until(seconds)):
-            raise httpx.ReadTimeout("")
-        return self.headers
-
-    async def head_by(self, until: float) -> bool:
-        """Wait for the head; False when it is not there by then (in the loop's time). Raises ReadError,
-        RemoteProtocolError."""
+        until = self._until(seconds)
         while not self.head_done:
             if self.error is not None:
                 raise self.error
-            if not await self._wait(until):
-                return False
-        return True
+            if not await self.waiter(until):
+                raise httpx.ReadTimeout("")
+        return self.headers
+
+    def waiter(self, until: float) -> asyncio.Future[bool]:
+        """Until something happens: True then, False when nothing has by then (in the loop's time). One at a time."""
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._waiter = waiter
+        self._expect(until)
+        return waiter
 
     @property
     def stale(self) -> bool:
@@ -146,7 +147,7 @@ class Connection(asyncio.Protocol):
                 return self._chunks
             if self.error is not None:
                 raise self.error
-            if not await self._wait(until):
+            if not await self.waiter(until):
                 return None
         return self.taken()
 
@@ -174,6 +175,7 @@ class Connection(asyncio.Protocol):
         """Nothing under way: from now on any byte, and `expiry` seconds, end it."""
         self.active = False
         self._chunks = []
+        self._waiter = None  # whoever waited may have been cancelled
         if self._paused:
             self._resume()
         self._expect(self._until(expiry))
@@ -347,21 +349,13 @@ class Connection(asyncio.Protocol):
     def _until(self, seconds: float | None) -> float:
         return math.inf if seconds is None else self._loop.time() + seconds
 
-    def _wake(self) -> None:
+    def _wake(self, happened: bool = True) -> None:
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(True)
-
-    async def _wait(self, until: float) -> bool:
-        """Until something happens; False when nothing has by then."""
-        waiter: asyncio.Future[bool] = self._loop.create_future()
-        self._waiter = waiter
-        self._expect(until)
-        try:
-            return await waiter
-        finally:
+        if waiter is not None:
             self._waiter = None
             self._deadline = math.inf
+            if not waiter.done():
+                waiter.set_result(happened)
 
     def _expect(self, until: float) -> None:
         """One timer serves all deadlines: it is moved only to an earlier time, and else set anew when it fires."""
@@ -380,8 +374,7 @@ class Connection(asyncio.Protocol):
         if self._loop.time() < self._deadline:
             self._expect(self._deadline)
         elif self._waiter is not None:
-            if not self._waiter.done():
-                self._waiter.set_result(False)
+            self._wake(False)
         elif not self.active:
             self._on_gone(self)
             self.abort()
