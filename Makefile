@@ -1,6 +1,11 @@
 # Everything here works on a fresh clone: the first target that needs it builds .venv.
-# PYTHON picks the interpreter (3.11 or later); pip's own settings and environment are respected.
-PYTHON ?= python3
+# PYTHON picks the interpreter (3.11 or later); pip's own settings and environment are respected. Unset it is the
+# system's, where that is new enough and can make environments: built with profile-guided optimisation, which pyenv's is
+# not (docs/deployment.md), and to be read by a service that cannot see home directories. Else the one in PATH.
+ifndef PYTHON
+USABLE := import ensurepip, sys; sys.exit(sys.version_info < (3, 11))
+PYTHON := $(shell /usr/bin/python3 -c '$(USABLE)' 2>/dev/null && echo /usr/bin/python3 || echo python3)
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
