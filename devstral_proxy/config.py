@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from devstral_proxy import credentials, topology
+from devstral_proxy.mistral.json_text import MAX_DEPTH
 from devstral_proxy.mistral.profiles import Profiles
 from devstral_proxy.quotas import Quota, Quotas, table_of
 
@@ -150,6 +151,9 @@ class Settings(BaseSettings):
     queue_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds that a request may wait for a place.")
     max_messages: int = Field(0, ge=0, description="Most messages of a request; 0: any number.")
     max_tools: int = Field(0, ge=0, description="Most tools of a request; 0: any number.")
+    max_json_depth: int = Field(
+        MAX_DEPTH, ge=16, le=MAX_DEPTH, description="Most levels of objects and arrays within each other in a request."
+    )
     image_urls: Literal["any", "public", "data"] = Field(
         "public", description="any, public or data: which URLs of images vLLM may be sent to."
     )
@@ -286,7 +290,8 @@ def load(**overrides: Any) -> Settings:
 
     A credential (a file of $CREDENTIALS_DIRECTORY) is read under the name of the field: `api_keys`, `vllm_api_key`.
 
-    Raises ConfigError with one line that names every wrong variable. The line holds no value: it could be a secret.
+    Raises ConfigError with one line that names every wrong variable, or the source that cannot be read. The line holds
+    no value: it could be a secret.
     """
     try:
         return Settings(**{"_secrets_dir": _credentials_directory(), **overrides})
@@ -299,21 +304,27 @@ def load(**overrides: Any) -> Settings:
 
 
 def _credentials_directory() -> str | None:
+    """Where credentials are. Raises ConfigError for a directory that is not there or cannot be read: without the keys
+    that were meant to be in it the proxy would stand open."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    return directory if os.path.isdir(directory) else None
+    if not directory:
+        return None
+    try:
+        os.listdir(directory)
+    except OSError as error:
+        raise ConfigError(f"CREDENTIALS_DIRECTORY: cannot be read ({type(error).__name__})") from None
+    return directory
 
 
 def _unreadable(error: Exception) -> str:
     """Which of the sources cannot be read, and why."""
     directory = _credentials_directory()
     if directory is not None:
-        source = "CREDENTIALS_DIRECTORY"
-        try:
-            for name in sorted(name for name in os.listdir(directory) if name.lower() in Settings.model_fields):
-                source = f"the credential {name} in CREDENTIALS_DIRECTORY"
+        for name in sorted(name for name in os.listdir(directory) if name.lower() in Settings.model_fields):
+            try:
                 Path(directory, name).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as found:
-            return f"{source} cannot be read: {type(found).__name__}"
+            except (OSError, UnicodeDecodeError) as found:
+                return f"the credential {name} in CREDENTIALS_DIRECTORY cannot be read: {type(found).__name__}"
     return f".env cannot be read: {type(error).__name__}"
 
 

@@ -21,5 +21,6 @@ def anyio_backend() -> str:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever runs the tests may have set the proxy's variables, or have a `.env`."""
     monkeypatch.setitem(Settings.model_config, "env_file", None)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)

@@ -121,6 +121,8 @@ WRONG: list[tuple[str, str]] = [
     ("KEEPALIVE", "-1"),
     ("POOL_SIZE", "0"),
     ("BODY_LIMIT", "1 MB"),
+    ("MAX_JSON_DEPTH", "15"),
+    ("MAX_JSON_DEPTH", "201"),
     ("MODEL_PROFILES", "{seCret"),
     ("MODEL_PROFILES", "[]"),
     ("MODEL_PROFILES", '{"a": "seCret"}'),
@@ -166,7 +168,14 @@ def test_settings_do_not_change() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["MODEL_PROFILES={x", "KEEPALIVE=x", "LOG_FILE=/dev/null/x", "PROXY_HOST=no such host"]
+    "value",
+    [
+        "MODEL_PROFILES={x",
+        "KEEPALIVE=x",
+        "LOG_FILE=/dev/null/x",
+        "PROXY_HOST=no such host",
+        "CREDENTIALS_DIRECTORY=/nowhere/at/all",
+    ],
 )
 def test_a_wrong_start_is_one_line_on_stderr_and_code_2(value: str, tmp_path: Path) -> None:
     name, _, text = value.partition("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,25 @@ def test_a_credential_without_keys_does_not_open_the_proxy(tmp_path: Path, monke
         load()
 
 
-def test_a_credentials_directory_that_is_not_there_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/nowhere/at/all")
-    assert load().client_keys == {}
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("nowhere/at/all", "FileNotFoundError"), ("file", "NotADirectoryError"), ("shut", "PermissionError")],
+)
+def test_a_credentials_directory_that_is_none_stops_the_start(
+    name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever handed keys over must not find the proxy open."""
+    (tmp_path / "file").touch()
+    (tmp_path / "shut").mkdir(mode=0)
+    if name == "shut" and os.access(tmp_path / name, os.R_OK):
+        pytest.skip("root may read everything")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / name))
+    with pytest.raises(ConfigError, match=rf"^CREDENTIALS_DIRECTORY: cannot be read \({why}\)$"):
+        load()
+
+
+def test_a_credential_that_is_not_there_is_no_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vllm_api_key").write_text("sk-vllm")
+    for directory in ("", str(tmp_path)):
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", directory)
+        assert load().client_keys == {}

@@ -24,7 +24,7 @@ from devstral_proxy import log
 from devstral_proxy.config import Settings, load
 from devstral_proxy.log.files import LogFile, StandardError
 from devstral_proxy.log.secrets import MARK, Redact, secrets_of
-from devstral_proxy.log.writer import LIBRARIES, printable
+from devstral_proxy.log.writer import LIBRARIES, TextFormatter, printable
 
 NASTY = "model\r\n2026-01-01 forged\x1b[2J\x00\u2028line\x85"
 
@@ -70,6 +70,17 @@ def test_text_lines(tmp_path: Path) -> None:
     assert all(frame.startswith("    ") for frame in frames)
     assert frames[-1].strip() == "builtins.ValueError from builtins.KeyError"
     assert "secret" not in "".join(frames)
+
+
+def test_a_level_ends_before_the_name_begins() -> None:
+    told = []
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+        record = logging.LogRecord("devstral_proxy.test", level, "", 0, "said", None, None)
+        told.append(TextFormatter().format(record).split(" ", 1)[1])
+    assert [line.split() for line in told] == [
+        [level, "devstral_proxy.test:", "said"] for level in ("debug", "info", "warning", "error", "critical")
+    ]
+    assert {line.index("devstral_proxy") for line in told[:4]} == {8}
 
 
 def test_json_lines(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class TextFormatter(logging.Formatter):
         )
         message = record.getMessage()
         says = printable(" ".join(part for part in (message, fields) if part))
-        line = f"{moment}.{int(record.msecs):03d} {record.levelname.lower():8}{record.name}: {says}"
+        line = f"{moment}.{int(record.msecs):03d} {record.levelname.lower() + ' ':8}{record.name}: {says}"
         return "\n    ".join([line, *(printable(frame) for frame in record.__dict__.get("frames", ()))])
 
 

@@ -128,14 +128,24 @@ def _closers(stack: list[str]) -> str:
     return "".join(_CLOSER[opened] for opened in reversed(stack))
 
 
-def deep_path(value: Any) -> str | None:
-    """The path of the first member that is nested over MAX_DEPTH levels (cut short), or None. No recursion."""
-    stack: list[tuple[Any, int, str]] = [(value, 0, "")]
+def deep_path(value: Any, most: int = MAX_DEPTH) -> str | None:
+    """The path of the first member that is nested over `most` levels (cut short), or None. No recursion."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(most):  # hardly any has such a member, and without paths that is known sooner
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return None
+    stack: list[tuple[Any, int, str]] = [(value, 1, "")]
     while stack:
         here, depth, path = stack.pop()
-        if depth > MAX_DEPTH:
+        if depth > most:
             return path
-        named = depth < _DEPTH_NAMED
+        named = depth <= _DEPTH_NAMED
         if isinstance(here, dict):
             stack += [
                 (inner, depth + 1, (f"{path}.{key}" if path else str(key)) if named else path)

@@ -45,7 +45,10 @@ REQUEST: dict[str, Rewrite] = {
     "part_flattened": Rewrite("F30", "a content part of another form became plain text or a plain image"),
     "text_before_calls": Rewrite("", "text after a call goes before it: Mistral's format has no other place for it"),
     "text_split": Rewrite("F22", "tokenizer v3 takes no text beside calls: the text went into a message of its own"),
-    "reasoning_dropped": Rewrite("F23 F24 F25", "replayed reasoning was dropped: this model has no place for it"),
+    "reasoning_dropped": Rewrite(
+        "F23 F24 F25",
+        "replayed reasoning was dropped: this model has no place for it, it was empty, or the thought stands beside it",
+    ),
     "reasoning_converted": Rewrite("F25 F84", "replayed reasoning became thinking parts, which every server reads"),
     "image_moved": Rewrite(
         "F31", "no tokenizer takes images in tool results on every server: moved to a user message after them"

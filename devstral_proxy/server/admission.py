@@ -33,6 +33,13 @@ class Admission:
         self._held: dict[str, int] = {}  # running and waiting requests by key, where they are counted
         self._lines: OrderedDict[str, _Line] = OrderedDict()  # keys in the order of their turns; none is empty
 
+    def free(self, key: str) -> bool:
+        """Take a place, if there is one and nothing has to be looked at: nearly always. If not, `enter` tells."""
+        if self._per_key or self.running >= self._places:
+            return False
+        self.running += 1
+        return True
+
     async def enter(self, key: str) -> None:
         """Wait for a place. Raises RateLimited when the key has too many requests already, Overloaded when there
         is no room to wait, or none came free in time. Whoever gets an exception holds no place.

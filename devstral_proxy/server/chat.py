@@ -33,6 +33,8 @@ class ChatCompletions:
     """POST /v1/chat/completions."""
 
     name = "chat"
+    translates = False
+    """It is another API than chat completions: there is a dialect."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -46,8 +48,10 @@ class ChatCompletions:
             model = request.get("model")
             exchange.model = model if isinstance(model, str) else ""
             route = await admitted(services, exchange)
-            dialect, keep = await self._dialect(request, exchange)
-            if dialect is not None:
+            dialect: Dialect | None = None
+            keep: Keep | None = None
+            if self.translates:
+                dialect, keep = await self._dialect(request, exchange)
                 exchange.render = dialect.error
                 request = dialect.request(request)
             if services.content is not None:
@@ -56,15 +60,15 @@ class ChatCompletions:
             turn = Turn(services, exchange, dialect, watch, keep)
             await with_room(services, exchange, route, turn.run(request, route, affinity))
 
-    async def _dialect(self, request: dict[str, Any], exchange: Exchange) -> tuple[Dialect | None, Keep | None]:
+    async def _dialect(self, request: dict[str, Any], exchange: Exchange) -> tuple[Dialect, Keep | None]:
         """The dialect of this request, and what is to be done when its answer is whole."""
-        return None, None
+        raise NotImplementedError
 
 
 async def admitted(services: Services, exchange: Exchange) -> Route:
     """Where the request for `exchange.model` goes, once the client's own limits have counted it."""
-    if services.fleet.aliases is not None:
-        await services.fleet.learn()
+    if services.fleet.aliases is not None or services.limits is not None:
+        await services.fleet.learn()  # what the server serves: a request is counted by that name
     route = services.fleet.resolve(exchange.model)
     if services.limits is not None:
         served = served_name(services, route, exchange.model)
@@ -75,16 +79,17 @@ async def admitted(services: Services, exchange: Exchange) -> Route:
 async def with_room(services: Services, exchange: Exchange, route: Route, work: Awaitable[None]) -> None:
     """Do it when the proxy has room; where it has none it is closed, undone. Its tokens are counted afterwards."""
     key, admission = exchange.key, services.admission
-    try:
+    if not admission.free(key):
         before = time.perf_counter()
-        await admission.enter(key)
-    except BaseException:
-        if asyncio.iscoroutine(work):
-            work.close()
-        raise
-    waited = time.perf_counter() - before
-    if waited > NOTICED:
-        exchange.queued = waited
+        try:
+            await admission.enter(key)
+        except BaseException:
+            if asyncio.iscoroutine(work):
+                work.close()
+            raise
+        waited = time.perf_counter() - before
+        if waited > NOTICED:
+            exchange.queued = waited
     try:
         await work
     finally:
@@ -107,6 +112,7 @@ class MessagesApi(ChatCompletions):
     """POST /v1/messages: Anthropic's API."""
 
     name = "messages"
+    translates = True
 
-    async def _dialect(self, request: dict[str, Any], exchange: Exchange) -> tuple[Dialect | None, Keep | None]:
+    async def _dialect(self, request: dict[str, Any], exchange: Exchange) -> tuple[Dialect, Keep | None]:
         return Messages(new_id()), None

@@ -31,8 +31,9 @@ class ResponsesApi(ChatCompletions):
     """POST /v1/responses, with the responses that it follows from the store."""
 
     name = "responses"
+    translates = True
 
-    async def _dialect(self, request: dict[str, Any], exchange: Exchange) -> tuple[Dialect | None, Keep | None]:
+    async def _dialect(self, request: dict[str, Any], exchange: Exchange) -> tuple[Dialect, Keep | None]:
         store, key = self._services.store, exchange.key
         previous = None
         followed = request.get("previous_response_id")

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from devstral_proxy.config import Settings
 from devstral_proxy.errors import BadRequest
+from devstral_proxy.mistral.json_text import MAX_DEPTH, deep_path
 
 _MESSAGES: Final = ("messages", "input")  # the Responses API's word is the second
 _TOOLS: Final = ("tools", "functions")
@@ -18,7 +19,12 @@ Refuse = Callable[[str], str | None]
 
 
 def check_shape(request: dict[str, Any], settings: Settings) -> None:
-    """Raises BadRequest, in OpenAI's words, when a client's own body has more messages or tools than allowed."""
+    """Raises BadRequest, in OpenAI's words, when a client's own body has more messages or tools than allowed, or is
+    nested more deeply than MAX_JSON_DEPTH.
+
+    Nothing is looked through for the default of MAX_JSON_DEPTH: what is too deep for the translation, or for the
+    writing of what it gives, ends in a BadRequest there, and every server reads what is left.
+    """
     for names, most in ((_MESSAGES, settings.max_messages), (_TOOLS, settings.max_tools)):
         if most:
             for name in names:
@@ -29,6 +35,9 @@ def check_shape(request: dict[str, Any], settings: Settings) -> None:
                         f"but got an array with length {len(given)} instead."
                     )
                     raise BadRequest(message, param=name, code="array_above_max_length")
+    most = settings.max_json_depth
+    if most < MAX_DEPTH and (path := deep_path(request, most)) is not None:
+        raise BadRequest(f"The request is nested over {most} levels deep.", param=path)
 
 
 def image_policy(settings: Settings) -> Refuse | None:

@@ -135,7 +135,6 @@ class Turn:
             profile, capabilities=for_version(facts.version), max_model_len=length, memo=services.tools
         )
         self._translator = translator
-        self._answer = ChatAnswer(translator, self._settings.max_event_bytes)
         entries = translator.rewrites.entries
         if self._dialect is not None:
             entries += self._dialect.rewrites.entries
@@ -283,7 +282,7 @@ class Turn:
     def _account(self) -> None:
         """What the answer told of itself, for the log and the metrics."""
         exchange = self._exchange
-        if self._made_for is None:
+        if not exchange.attempts:
             return
         answer, entries = self._answer, self._translator.rewrites.entries
         if len(entries) > self._asked:

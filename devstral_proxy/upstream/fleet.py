@@ -182,10 +182,10 @@ class Fleet:
         return self._routes[self.models[0].name]
 
     async def learn(self) -> None:
-        """Wait until it is known what VLLM_BASE serves, if `resolve` needs that: for aliases and a default model. Where
-        it does not answer in time, the wait ends without."""
-        if self._plain is None and self._single is not None:
-            await self._single.targets[0].facts.facts()
+        """Wait until it is known what VLLM_BASE serves, for those who need that: `resolve` with aliases or a default
+        model, and whoever counts by model. Where it does not answer in time, the wait ends without."""
+        if self._only is not None:
+            await self._only.facts.facts()
 
     def route_of(self, name: str) -> Route:
         """The route of an entry of UPSTREAMS."""

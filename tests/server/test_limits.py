@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +17,9 @@ from devstral_proxy.errors import Overloaded, RateLimited
 from devstral_proxy.quotas import Quota
 from devstral_proxy.server import limits as module
 from devstral_proxy.server.limits import RateLimits, Window, duration, rate_limits
+from tests.server.redis_server import RedisServer, redis, redis_server
+
+__all__ = ["redis", "redis_server"]  # fixtures
 
 MODEL = "devstral-small-2"
 KINDS = ["memory", "redis"]
@@ -30,66 +27,6 @@ KINDS = ["memory", "redis"]
 
 def told(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in headers}
-
-
-# ---------------------------------------------------------------- Redis
-
-
-class RedisServer:
-    """A redis-server of its own behind a unix socket, without persistence."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        self._command = [program, "--port", "0", "--unixsocket", str(folder / "s"), "--save", "", "--dir", str(folder)]
-        self._socket = folder / "s"
-        self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"unix://{folder / 's'}"
-
-    def start(self) -> None:
-        self._socket.unlink(missing_ok=True)
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 10
-        while not self._answers():
-            assert self._process.poll() is None, "redis-server does not start"
-            assert time.monotonic() < until
-            time.sleep(0.01)
-
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            return client.connect_ex(str(self._socket)) == 0
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def hang(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-
-@pytest.fixture(scope="module")
-def _redis() -> Iterator[RedisServer]:
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("there is no redis-server on this machine")
-    pytest.importorskip("coredis", reason="the extra [redis] is not installed")
-    with tempfile.TemporaryDirectory(prefix="r") as folder:  # short: a socket's path has 107 bytes at most
-        server = RedisServer(program, Path(folder))
-        yield server
-        server.kill()
-
-
-@pytest.fixture
-def redis(_redis: RedisServer) -> RedisServer:
-    """Up, and empty: counters of other tests are gone with the process."""
-    _redis.kill()
-    _redis.start()
-    return _redis
 
 
 class Clock:

@@ -37,6 +37,31 @@ def test_what_is_over_a_bound_is_refused(name: str, most: int) -> None:
     }
 
 
+def nested(levels: int, kind: str) -> dict[str, Any]:
+    """A request of so many levels."""
+    value: Any = {} if kind == "object" else []
+    for _ in range(levels - 2):
+        value = {"a": value} if kind == "object" else [value]
+    return {"messages": [], "metadata": value}
+
+
+@pytest.mark.parametrize("kind", ["object", "array"])
+@pytest.mark.parametrize("most", [16, 50, 199])
+def test_levels_are_counted(most: int, kind: str) -> None:
+    bounds = load(max_json_depth=most)
+    check_shape(nested(most, kind), bounds)
+    check_shape({"messages": [{"content": "[" * 1000}] * 1000}, bounds)
+    with pytest.raises(BadRequest, match=f"^The request is nested over {most} levels deep") as caught:
+        check_shape(nested(most + 1, kind), bounds)
+    where = {"object": "metadata.a.a.a", "array": "metadata[0][0][0]"}[kind]
+    assert (caught.value.status, caught.value.param) == (400, where)
+
+
+def test_no_levels_are_counted_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("devstral_proxy.server.shape.deep_path")
+    check_shape(nested(300, "object"), load())
+
+
 TAKEN = [
     "data:image/png;base64,AAAA",
     "DATA:image/png;base64,AAAA",

@@ -95,6 +95,17 @@ async def test_the_users_text_survives_half_an_emoji(api: Api) -> None:
         assert says(sent) in ("x\ufffdy", "x\ud83dy")
 
 
+@each(*APIS)
+async def test_more_levels_than_are_allowed(api: Api) -> None:
+    async with pair(good, max_json_depth=16) as (upstream, proxy):
+        for levels, status in ((15, 200), (16, 400)):  # and the braces around them
+            response = await proxy.client.post(api.path, content=body(api, b'"x": ' + b"[" * levels + b"]" * levels))
+            assert response.status_code == status, response.text
+        assert "nested over 16 levels deep" in error_of(api, response)["message"]
+        assert len(upstream.asked) == 1
+        await proxy.works(api)
+
+
 async def chunked(size: int) -> AsyncIterator[bytes]:
     for _ in range(size // 10_000):
         yield b" " * 10_000

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,127 +16,27 @@ from devstral_proxy.dialects.responses import Responses
 from devstral_proxy.errors import ProxyError, UpstreamError
 from devstral_proxy.log.writer import printable
 from devstral_proxy.mistral import refusals
-from devstral_proxy.mistral.profiles import Profiles
-from devstral_proxy.mistral.translator import Translator
 from devstral_proxy.server.body import parse_object
 from devstral_proxy.server.content_log import digest
 from devstral_proxy.server.shape import check_images, refuse_image_url
 from devstral_proxy.upstream import sse
 from devstral_proxy.upstream.affinity import affinity_of
-from devstral_proxy.upstream.capabilities import for_version
+from tests.integration.faults.hostile import (
+    HOSTILE,
+    PREFIXES,
+    TOOLS,
+    answered,
+    hostile,
+    linear,
+    no_collector,
+    stream,
+    translator,
+)
 from tests.integration.faults.rig import CHAT, MESSAGES, RESPONSES
-from tests.server.upstreams import DONE, MODEL, chunk
+from tests.server.upstreams import DONE, chunk
 
-SMALL = 8 * 1024
-TIMES = 8
-MOST = 3 * TIMES
-"""Three times what is linear, and far from the 64 of what is quadratic."""
-UNSEEN = 0.015
-"""Seconds. What takes less is not slow, whatever its growth."""
-
-# Text of a model, or of a client, that makes readers look far ahead, go back, or nest: repeated to the size wanted.
-HOSTILE = {
-    "calls": "[TOOL_CALLS]",
-    "calls with names": "[TOOL_CALLS]look[ARGS]",
-    "calls that are whole": '[TOOL_CALLS]look[ARGS]{"path": "a"}',
-    "calls without end": '[TOOL_CALLS]look[ARGS]{"a":',
-    "argument marks": "look[ARGS]",
-    "half marks": "[TOOL_CALL",
-    "ends": "[/THINK]</s>",
-    "thoughts": "[THINK]",
-    "thoughts that end": "[THINK]a[/THINK]",
-    "envelopes": '<tool_call>{"name": "look", "arguments": {}}',
-    "code fences": "```json\n{",
-    "braces": "{",
-    "brackets": "[",
-    "brackets and braces": '[{"name":',
-    "braces that close": "{}",
-    "closing": "}]",
-    "quotes": '"',
-    "escapes": "\\",
-    "escaped quotes": '\\"',
-    "keys": '{"a":',
-    "half numbers": "-1e",
-    "commas": ",",
-    "line ends": "\n",
-    "blanks": " ",
-    "emoji": "\U0001f600",
-    "a word": "x",
-    "NaN": "NaN,",
-    "unicode escapes": "\\ud83d",
-    "angles": "<|",
-}
-PREFIXES = {
-    "": "",
-    "in a call": '[TOOL_CALLS]look[ARGS]{"path": "',
-    "in an array": '[TOOL_CALLS][{"name": "look", "x": ',
-}
-TOOLS: list[Any] = [
-    {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"path": {}}}}}
-]
-
-
-@pytest.fixture(autouse=True)
-def _no_collector() -> Iterator[None]:
-    """Its rounds are not the readers' time."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
-def hostile(unit: str, size: int) -> str:
-    return unit * (size // len(unit))
-
-
-def spent(work: Callable[[], object]) -> float:
-    """Processor seconds, the best of two."""
-    best = 1e9
-    for _ in range(2):
-        started = time.process_time()
-        with suppress(ProxyError):
-            work()
-        best = min(best, time.process_time() - started)
-    return best
-
-
-def linear(make: Callable[[int], Callable[[], object]]) -> None:
-    """`make(size)` is the work on an input of about that many bytes. A step that is too steep must be followed by
-    another one to count: one alone may be a buffer that outgrows a cache, or the machine's other work."""
-    size = SMALL
-    took = [spent(make(size * TIMES))]
-    if took[0] < UNSEEN:
-        return
-    took.insert(0, spent(make(size)))
-    while took[-1] > MOST * max(took[-2], UNSEEN / TIMES):
-        assert len(took) < 3, f"{took} s for {SMALL} bytes, {TIMES} times that, and so on"
-        size *= TIMES
-        took.append(spent(make(size * TIMES)))
-
-
-def translator() -> Translator:
-    return Translator(Profiles({}).find(MODEL, None), capabilities=for_version("0.32.0"))
-
-
-def answered(body: dict[str, Any], pieces: list[bytes]) -> object:
-    """A stream through parser and repair; a folded answer is made of the same events."""
-    made = translator()
-    made.request(body)
-    answer = ChatAnswer(made)
-    answer.committed = True
-    events = []
-    for piece in pieces:
-        events += answer.feed([piece])
-    return answer.finish() + events
-
-
-def stream(text: str, step: int) -> list[bytes]:
-    cut = [text[start : start + step] for start in range(0, len(text), step)]
-    return [
-        chunk({"role": "assistant", "content": ""}),
-        *(chunk({"content": one}) for one in cut),
-        chunk({}, "stop"),
-        DONE,
-    ]
+pytestmark = pytest.mark.usefixtures("no_collector")
+__all__ = ["no_collector"]  # a fixture
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
