@@ -9,7 +9,7 @@ import orjson
 from starlette.types import Receive, Scope
 
 from devstral_proxy.errors import BadRequest, PayloadTooLarge, ProxyError
-from devstral_proxy.server.exchange import ClientGone, of
+from devstral_proxy.server.exchange import ClientGone, Exchange, of
 
 _BOM = b"\xef\xbb\xbf"
 # Every JSON escape, surrogate pairs as one: so a lone half is told from a whole pair, and `\\ud83d` from `\ud83d`.
@@ -32,15 +32,19 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
     Raises PayloadTooLarge, as early as Content-Length tells it; UnsupportedEncoding for a compressed body; ClientGone.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            if not value.isdigit() or len(value) > 18:
-                raise BadRequest("content-length is no number", param="content-length")
-            if int(value) > limit:
-                raise _too_large(scope, limit)
-        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            of(scope).headers.append((b"accept-encoding", b"identity"))
-            raise UnsupportedEncoding("compressed request bodies are not taken; send it without content-encoding")
+    exchange = of(scope)
+    length = exchange.fields.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > 18:
+        raise BadRequest("content-length is no number", param="content-length")
+    if int(length) > limit:
+        raise _too_large(scope, limit)
+    if b"content-encoding" in exchange.fields:
+        _check_coding(exchange)
+    taken = exchange.taken()
+    if taken is not None:
+        if len(taken) > limit:
+            raise _too_large(scope, limit)
+        return taken
     parts: list[bytes] = []
     size = 0
     more = True
@@ -56,6 +60,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
             parts.append(part)
         more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _check_coding(exchange: Exchange) -> None:
+    codings = [value for name, value in exchange.scope["headers"] if name == b"content-encoding"]
+    if any(coding.strip().lower() not in (b"", b"identity") for coding in codings):
+        exchange.headers.append((b"accept-encoding", b"identity"))
+        raise UnsupportedEncoding("compressed request bodies are not taken; send it without content-encoding")
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

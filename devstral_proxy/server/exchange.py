@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,9 @@ STREAM_HEADERS: Sequence[tuple[bytes, bytes]] = (
 )
 
 
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
 class ClientGone(Exception):
     """The client has closed its connection: there is nobody to answer."""
 
@@ -47,21 +51,25 @@ class Exchange:
     """
 
     __slots__ = (
-        "_incoming", "_send", "attempts", "block", "cached_tokens", "dialect", "error", "estimated", "finish",
-        "first_token", "gaps", "headers", "id", "input_tokens", "key", "method", "model", "note", "output_tokens",
-        "path", "profile", "queued", "render", "repairs", "rewrites", "scope", "served", "started", "status", "stream",
-        "upstream",
+        "_incoming", "_send", "attempts", "block", "cached_tokens", "dialect", "error", "estimated", "fields",
+        "finish", "first_token", "gaps", "headers", "id", "input_tokens", "key", "method", "model", "note",
+        "output_tokens", "path", "profile", "queued", "render", "repairs", "rewrites", "scope", "served", "started",
+        "status", "stream", "upstream",
     )  # fmt: skip
 
-    def __init__(self, id: str, scope: Scope, send: Send) -> None:
-        self.id = id
+    def __init__(self, scope: Scope, send: Send) -> None:
         self.scope = scope
+        self.fields: dict[bytes, bytes] = dict(scope["headers"])
+        """The request's headers for a quick look; of one that is there twice, the last."""
+        id = self.fields.get(b"x-request-id")
+        self.id = id.decode("ascii") if id is not None and _SANE_ID.fullmatch(id) else new_id()
+        """The client's own `x-request-id` if it is a sane token, else a new one."""
         self._send = send
         incoming: Incoming | None = scope.get("extensions", {}).get(EXTENSION)
         # Our own protocol is told without messages, where no middleware stands between.
         self._incoming = incoming if incoming is not None and send == incoming.send else None
         self.started = time.perf_counter()
-        self.headers: Headers = [(b"x-request-id", id.encode("ascii")), NO_SNIFFING]
+        self.headers: Headers = [(b"x-request-id", self.id.encode("ascii")), NO_SNIFFING]
         self.method: str = scope["method"]
         self.path = ""
         """The route that answers, as `/v1/models/{model}`."""
@@ -102,6 +110,10 @@ class Exchange:
         """How the answer ended, where the status does not tell: an error in the stream, the client gone."""
         self.render: Callable[[ProxyError], dict[str, Any]] = render
         """Error JSON in the words of the client's API."""
+
+    def taken(self) -> bytes | None:
+        """The request's body, where all of it is here already; None where ASGI's receive has to be asked."""
+        return None if self._incoming is None else self._incoming.taken()
 
     async def send(self, message: Message) -> None:
         """ASGI's send, for applications that are not ours."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,10 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from devstral_proxy.errors import MethodNotAllowed, NotFound, ProxyError, render
 from devstral_proxy.server import access
-from devstral_proxy.server.exchange import KEY, ClientGone, Exchange, new_id, told
+from devstral_proxy.server.exchange import KEY, ClientGone, Exchange, told
 from devstral_proxy.server.services import Services
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 CLIENT_GONE = 499
 """The status in the log (nginx's) of a request whose client left before the answer began."""
 
@@ -31,14 +29,6 @@ class Endpoint:
     open: bool = False
     render: Callable[[ProxyError], dict[str, Any]] = render
     id_header: bytes | None = None
-
-
-def request_id(headers: list[tuple[bytes, bytes]]) -> str:
-    """The client's own `x-request-id` if it is a sane token, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
-            return value.decode("ascii")
-    return new_id()
 
 
 class Gate:
@@ -65,7 +55,7 @@ class Gate:
             return
         services = self._services
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        exchange = scope[KEY] = Exchange(request_id(headers), scope, send)
+        exchange = scope[KEY] = Exchange(scope, send)
         services.traces.begin(exchange)
         try:
             endpoint = self._direct.get((exchange.method, scope["path"]))

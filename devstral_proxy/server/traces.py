@@ -68,7 +68,7 @@ class Forwarding:
 
     def upstream_headers(self, exchange: Exchange) -> Headers:
         """The headers that a request to upstream gets."""
-        return trace_headers(exchange.scope["headers"])
+        return trace_headers(exchange.scope["headers"]) if b"traceparent" in exchange.fields else []
 
     def finished(self, exchange: Exchange) -> None:
         """A request has ended."""

@@ -286,9 +286,10 @@ class Turn:
             return
         answer, entries = self._answer, self._translator.rewrites.entries
         if len(entries) > self._asked:
-            later = entries[self._asked :]
+            later, exchange.rewrites = entries[self._asked :], entries[: self._asked]
             exchange.repairs = [entry for entry in later if entry[0] not in REQUEST]
-            exchange.rewrites = entries[: self._asked] + [entry for entry in later if entry[0] in REQUEST]
+            if len(exchange.repairs) < len(later):
+                exchange.rewrites += [entry for entry in later if entry[0] in REQUEST]
         usage = answer.usage
         if usage is not None:
             exchange.input_tokens = count_of(usage.get("prompt_tokens"))

@@ -40,6 +40,11 @@ class Breaker:
         self._probe_until = 0.0  # while half-open: the probe under way is waited for until then
         self.state: State = "closed"
 
+    @property
+    def calm(self) -> bool:
+        """Closed, and the last request did not fail: one that succeeds changes nothing."""
+        return self.state == "closed" and not self._failed
+
     def ready(self, now: float) -> bool:
         """Whether `allow` would say yes. Changes nothing."""
         if self.state == "closed":

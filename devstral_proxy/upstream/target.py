@@ -53,6 +53,8 @@ class Target:
 
     def answered(self, status: int, retry_after: str | None = None) -> None:
         """The head of an answer has come: what it says of the server."""
+        if status == 200 and self.breaker.calm and self.checked is not False and retry_after is None:
+            return  # as nearly always: nothing is news
         now = self._clock()
         if status in FAILING:
             self._judged(self.breaker.failed, now, f"status {status}")

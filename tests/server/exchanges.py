@@ -17,8 +17,9 @@ async def _send(message: Message) -> None:
 
 def ended(*headers: tuple[bytes, bytes], **values: Any) -> Exchange:
     """A chat completion that went well, but for these values. `first_token` and `queued` are seconds."""
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/of/the/client", "headers": list(headers)}
-    exchange = Exchange("request-1", scope, _send)
+    sent = [*headers, (b"x-request-id", b"request-1")]
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/of/the/client", "headers": sent}
+    exchange = Exchange(scope, _send)
     first = values.pop("first_token", 0.0)
     for name, value in {"path": CHAT, "status": 200, "model": "devstral", "served": "devstral", **values}.items():
         setattr(exchange, name, value)

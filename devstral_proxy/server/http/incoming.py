@@ -119,6 +119,14 @@ class Incoming:
         """Close the connection at this moment of the loop's time, if the answer is not complete then."""
         self.until = until
 
+    def taken(self) -> bytes | None:
+        """The whole body, where all of it is there and none was received."""
+        if not self.body_done or self._size < 0 or self._size >= WINDOW or self.gone:
+            return None
+        pieces, self._pieces, self._size = self._pieces, [], -1
+        self._protocol.resume_reading()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     async def receive(self) -> Message:
         """ASGI's receive. A body within WINDOW comes in one message. Raises BadRequest or RequestTimeout where the body
         breaks off, beside ASGI: such a client is still there, and is told."""
