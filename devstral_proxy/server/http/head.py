@@ -12,7 +12,7 @@ from devstral_proxy.errors import BadRequest, HeaderTooLarge
 
 Headers = list[tuple[bytes, bytes]]
 
-_LOOKED_AT = frozenset((b"host", b"transfer-encoding", b"expect"))
+_LOOKED_AT = frozenset((b"host", b"transfer-encoding", b"expect", b"content-length"))
 _HOST = bytes(range(0x30, 0x3A)) + bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B)) + b"-._~!$&'()*+,;=%:[]"
 
 
@@ -31,21 +31,23 @@ def size(url: bytes, headers: Headers) -> int:
     return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
-def check(version: str, headers: Headers) -> bool:
-    """True when the client waits for `100 Continue` (RFC 9110, 10.1.1).
+def check(version: str, headers: Headers) -> tuple[bool, int]:
+    """Whether the client waits for `100 Continue` (RFC 9110, 10.1.1), and the Content-Length; 0 for none.
 
     Raises BadRequest for a version that is neither 1.0 nor 1.1; for a Host that is missing, there twice or malformed
     (RFC 9112, 3.2); for a transfer coding other than one `chunked`, or one in HTTP/1.0 (RFC 9112, 6.1). llhttp itself
     refuses a Content-Length that is no number, there twice or beside a transfer coding, and every line end, NUL and
     blank where none may be.
     """
-    hosts, expects = 0, False
+    hosts, expects, length = 0, False, 0
     for name, value in headers:
         if name in _LOOKED_AT:
             if name == b"host":
                 hosts += 1
                 if value.translate(None, _HOST):
                     raise invalid("the Host header is malformed")
+            elif name == b"content-length":
+                length = int(value)
             elif name == b"expect":
                 expects = value.lower() == b"100-continue"
             elif version != "1.1" or value.lower() != b"chunked":
@@ -53,12 +55,12 @@ def check(version: str, headers: Headers) -> bool:
     if version == "1.1":
         if hosts != 1:
             raise invalid("a request needs one Host header")
-        return expects
+        return expects, length
     if version != "1.0":
         raise invalid("HTTP/1.1 is spoken here")
     if hosts > 1:
         raise invalid("a request needs one Host header")
-    return False
+    return False, length
 
 
 def target(method: str, url: bytes) -> tuple[str, bytes, bytes]:

@@ -20,7 +20,6 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import httptools
@@ -38,16 +37,10 @@ BODY_RATE = 1024
 """Bytes a second that a body has to come in at least, beside the seconds it has in any case."""
 SLICE = 32 * 1024
 """Bytes that are parsed at once: no more requests are held as objects than fit into it."""
+LARGE = 32 * 1024
+"""What is left of a body from here on goes past the parser, which has nothing to find in it and would copy it."""
 BEHIND = 64 * 1024
 """Bytes behind a request that is being answered (pipelining) over which reading stops."""
-
-
-def protocol_factory(limits: HttpLimits, refused: Callable[[str], None] | None = None) -> Callable[..., HttpProtocol]:
-    """What uvicorn's Config takes as `http`. `refused` is told the code of the error of each request that was refused
-    before an application had it, or whose body broke off."""
-    shortest = min(limits.head, limits.body, limits.send, limits.keep_alive)
-    deadlines = Deadlines(min(1.0, shortest / 4))
-    return partial(HttpProtocol, limits=limits, deadlines=deadlines, refused=refused)
 
 
 class HttpProtocol(Wire):
@@ -55,8 +48,8 @@ class HttpProtocol(Wire):
     `protocol_factory`."""
 
     __slots__ = (
-        "_app", "_base", "_begun", "_behind", "_deadlines", "_fed", "_headers", "_held", "_offered", "_parser",
-        "_parsing", "_queue", "_refusal", "_refused", "_running", "_state", "_tasks", "_url",
+        "_app", "_base", "_begun", "_behind", "_deadlines", "_fed", "_headers", "_held", "_left", "_offered",
+        "_parser", "_parsing", "_past", "_queue", "_refusal", "_refused", "_running", "_state", "_tasks", "_url",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +89,10 @@ class HttpProtocol(Wire):
         self._headers: head.Headers = []
         self._fed = 0
         """Bytes that were parsed since the last head or piece of a body, but for up to SLICE right behind it."""
+        self._left = 0
+        """Bytes of the body that are still to come, where its head tells."""
+        self._past = False
+        """They go past the parser."""
         self._begun = False
         """A head has begun and not ended."""
         self._offered = False
@@ -186,7 +183,7 @@ class HttpProtocol(Wire):
         try:
             if self._fed + SLICE > limit and head.size(url, headers) > limit:
                 raise head.too_large(limit)
-            expects = head.check(version, headers)
+            expects, self._left = head.check(version, headers)
             scope["path"], scope["raw_path"], scope["query_string"] = head.target(method, url)
         except ProxyError as error:
             self._refusal = error  # the parser tells only that something was raised
@@ -202,6 +199,7 @@ class HttpProtocol(Wire):
         parsing = self._parsing
         if parsing is not None:
             self._fed = 0
+            self._left -= len(piece)
             self.late += len(piece) / BODY_RATE
             if parsing.body(piece):
                 self.pause()
@@ -224,10 +222,9 @@ class HttpProtocol(Wire):
     # What Incoming calls.
 
     @property
-    def default_headers(self) -> head.Headers:
+    def default_headers(self) -> Any:
         """What uvicorn puts into every answer: the date."""
-        headers: head.Headers = self._state.default_headers
-        return headers
+        return self._state.default_headers
 
     def go_on(self, told: bool) -> None:
         """The application wants the body for which the client waits to be asked."""
@@ -253,7 +250,7 @@ class HttpProtocol(Wire):
         elif self._queue or self._parsing is not None or self._behind or self._refusal is not None:
             self._next()
         elif self._begun:
-            self._await_head()
+            self.await_head()
         else:
             self.rest()
 
@@ -277,7 +274,9 @@ class HttpProtocol(Wire):
 
     def _feed(self, data: bytes) -> None:
         """Parse it, up to the end of the request in which something has to be answered."""
-        if len(data) <= SLICE:
+        if self._past or (self._left >= LARGE and self._parsing is not None):
+            self._pass(data)
+        elif len(data) <= SLICE:
             self._parse(data)
         else:
             view = memoryview(data)
@@ -287,7 +286,7 @@ class HttpProtocol(Wire):
                 if self.deaf:
                     self.dropped = self.dropped or bool(rest)
                     break
-                if self._running is not None and self._parsing is None and rest:
+                if self._running is not None and self._parsing is None:
                     self._behind += rest
                     break
         parsing = self._parsing
@@ -296,7 +295,22 @@ class HttpProtocol(Wire):
                 self._run(parsing)
             self._await_body()
         elif self._begun and self._running is None and not self.deaf and self.phase is not Phase.HEAD:
-            self._await_head()
+            self.await_head()
+
+    def _pass(self, data: bytes) -> None:
+        """The rest of a large body, and perhaps what comes behind it."""
+        left = self._left
+        if not self._past:
+            self._past = True
+            self._parser = httptools.HttpRequestParser(self)  # for the next request: the old one waits for this body
+        self.on_body(data if len(data) <= left else data[:left])
+        if self._left == 0:
+            self._past = False
+            self.on_message_complete()
+            if self.deaf:
+                self.dropped = self.dropped or len(data) > left
+            else:
+                self._behind += data[left:]
 
     def _parse(self, data: bytes | memoryview) -> None:
         self._fed += len(data)
@@ -325,9 +339,6 @@ class HttpProtocol(Wire):
         self._headers, self._url = [], b""
         self._fed -= len(rest)
         self._parse(again + bytes(rest))
-
-    def _await_head(self) -> None:
-        self.phase, self.late = Phase.HEAD, self.loop.time() + self.limits.head
 
     def _await_body(self) -> None:  # where it is the client's turn to send it
         parsing = self._parsing

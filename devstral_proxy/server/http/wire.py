@@ -127,6 +127,10 @@ class Wire(asyncio.Protocol):
         """Wait for the next request."""
         self.phase, self.late = Phase.REST, self.loop.time() + self.limits.keep_alive
 
+    def await_head(self) -> None:
+        """It has begun to come."""
+        self.phase, self.late = Phase.HEAD, self.loop.time() + self.limits.head
+
     def linger(self) -> None:
         """End our side, and close when the client has ended its own, says nothing for a while, or says too much."""
         self.deaf = True

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from devstral_proxy.server.http import HttpLimits, protocol_factory
+from devstral_proxy.server.http import protocol as protocol_module
+from devstral_proxy.server.http.protocol import LARGE
 from tests.server.http.serving import CLOSE, echo, heads
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n"
@@ -97,8 +99,10 @@ async def answers(pieces: list[bytes], turns: int) -> tuple[bytes, bool]:
     return told
 
 
+@pytest.mark.parametrize("large", [LARGE, 1])
 @pytest.mark.parametrize("case", STREAMS)
-def test_any_cut_gives_the_same_answers(case: str) -> None:
+def test_any_cut_gives_the_same_answers(case: str, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol_module, "LARGE", large)  # 1: what is left of any body goes past the parser
     stream, statuses = STREAMS[case]
     with asyncio.Runner() as runner:
         whole = runner.run(answers([stream], 0))
