@@ -68,6 +68,7 @@ class Feed:
         self._finish()
         if self._task is not None:
             self._task.cancel()
+        self._error = None  # raised, it refers to who waited here
 
     async def head(self, until: float) -> Head | None:
         """The head of the answer; None when there is none by then (in the loop's time). Raises what kept it away."""

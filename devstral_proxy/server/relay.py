@@ -11,7 +11,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from devstral_proxy.dialects.chat import error_events
-from devstral_proxy.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
+from devstral_proxy.errors import ProxyError, UpstreamError, UpstreamProtocolError, UpstreamRefused
 from devstral_proxy.mistral import refusals
 from devstral_proxy.server.body import parse_object, read_body
 from devstral_proxy.server.chat import admitted, served_name, with_room
@@ -64,14 +64,14 @@ class Relay:
                 await with_room(services, exchange, route, work)
             except (Exception, asyncio.CancelledError) as raised:
                 error = exchange.block.told(raised)
-                if sink is None or not sink.started or not isinstance(error, Exception):
-                    if error is raised:
-                        raise
-                    raise error from None
-                ours = told(error, exchange)
-                exchange.broken(ours)
-                watch.over()
-                await sink.write(raw(error_events(ours)), more=False)
+                try:
+                    if sink is None or not sink.started or not isinstance(error, Exception):
+                        if error is raised:
+                            raise
+                        raise error from None
+                    await _break_off(exchange, watch, sink, told(error, exchange))
+                finally:
+                    del error  # it refers to this frame
 
     async def _once(
         self,
@@ -147,6 +147,13 @@ class Relay:
                 return
             await sink.write(raw(events))
         raise UpstreamProtocolError("connection lost: vLLM's stream ended without [DONE]")
+
+
+async def _break_off(exchange: Exchange, watch: Watch, sink: EventSink, error: ProxyError) -> None:
+    """End a stream that has begun with an error event."""
+    exchange.broken(error)
+    watch.over()
+    await sink.write(raw(error_events(error)), more=False)
 
 
 class Models:

@@ -82,11 +82,14 @@ class Turn:
             await send(services.fleet, route, affinity, self._once, deadline=self.limits.ends_at)
         except (Exception, asyncio.CancelledError) as raised:
             error = exchange.block.told(raised)
-            if self._sink is None or not self._sink.started or not isinstance(error, Exception):
-                if error is raised:
-                    raise
-                raise error from None
-            await self._break_off(self._sink, told(error, exchange))
+            try:
+                if self._sink is None or not self._sink.started or not isinstance(error, Exception):
+                    if error is raised:
+                        raise
+                    raise error from None
+                await self._break_off(self._sink, told(error, exchange))
+            finally:
+                del error  # it refers to this frame
         finally:
             self._account()
 
@@ -167,13 +170,16 @@ class Turn:
             head = await reader.head()
             attempt.answered(head.status, head.retry_after)
             if head.status != 200:
-                refusal = self._translator.error(head.status, await reader.whole(settings.answer_limit))
-                if head.retry_after is not None:
-                    refusal.headers.append(("retry-after", head.retry_after))
-                raise refusal
+                raise self._refusal(head, await reader.whole(settings.answer_limit))
             await self._deliver(attempt, reader, head)
             if not feed.ended:
                 await feed.drain(DRAIN)
+
+    def _refusal(self, head: Head, body: bytes) -> UpstreamRefused:
+        refusal = self._translator.error(head.status, body)
+        if head.retry_after is not None:
+            refusal.headers.append(("retry-after", head.retry_after))
+        return refusal
 
     async def _deliver(self, attempt: Attempt, reader: Reader, head: Head) -> None:
         answer = self._answer

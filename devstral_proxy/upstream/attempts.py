@@ -136,4 +136,7 @@ async def send(
             last = error
         finally:
             attempt.ended()
-    raise last or down(min(candidate.target.breaker.retry_after(fleet.clock()) for candidate in candidates))
+    try:
+        raise last or down(min(candidate.target.breaker.retry_after(fleet.clock()) for candidate in candidates))
+    finally:
+        del last  # it refers to this frame

@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         until = self._until(seconds)
         while not self.head_done:
             if self.error is not None:
-                raise self.error
+                raise anew(self.error)
             if not await self.waiter(until):
                 raise httpx.ReadTimeout("")
         return self.headers
@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
             if self.complete:
                 return self._chunks
             if self.error is not None:
-                raise self.error
+                raise anew(self.error)
             if not await self.waiter(until):
                 return None
         return self.taken()
@@ -384,6 +384,11 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def anew(error: httpx.TransportError) -> httpx.TransportError:
+    """The same error, to be raised: one that is raised refers to the frames of those who keep it."""
+    return type(error)(str(error))
 
 
 def _why(error: Any) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from devstral_proxy.upstream.transport.connection import Connection, Origin
+from devstral_proxy.upstream.transport.connection import Connection, Origin, anew
 from devstral_proxy.upstream.transport.head import Head, Heads
 from devstral_proxy.upstream.transport.pool import Pool
 
@@ -42,19 +42,19 @@ class Body(httpx.AsyncByteStream):
         connection = self._connection
         if connection is None:
             if self._broken is not None:  # never a clean end, however often it is asked
-                raise self._broken
+                raise anew(self._broken)
             return []
         until = math.inf if self._timeout is None else running_loop().time() + self._timeout
         try:
             pieces = await connection.take(until)
         except httpx.TransportError as error:
-            self._broken = error
+            self._broken = anew(error)
             self.close()
             raise
         if pieces is None:
             self._broken = httpx.ReadTimeout("")
             self.close()
-            raise self._broken
+            raise anew(self._broken)
         if connection.complete:
             self.close()
         return pieces
