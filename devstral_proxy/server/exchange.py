@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -54,7 +55,7 @@ class Exchange:
         "_incoming", "_send", "attempts", "block", "cached_tokens", "dialect", "error", "estimated", "fields",
         "finish", "first_token", "gaps", "headers", "id", "input_tokens", "key", "method", "model", "note",
         "output_tokens", "path", "profile", "queued", "render", "repairs", "rewrites", "scope", "served", "started",
-        "status", "stream", "upstream",
+        "status", "stream", "task", "upstream",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, send: Send) -> None:
@@ -93,6 +94,8 @@ class Exchange:
         self.input_tokens = self.output_tokens = self.cached_tokens = 0
         self.estimated = 0
         """Tokens that an answer which broke off before vLLM told them has cost, judged by its length."""
+        self.task: asyncio.Task[Any]
+        """What answers; the gate sets it."""
         self.block: Interruptible
         """What the end of the process would end; the gate sets it."""
         self.first_token = 0.0
@@ -110,6 +113,13 @@ class Exchange:
         """How the answer ended, where the status does not tell: an error in the stream, the client gone."""
         self.render: Callable[[ProxyError], dict[str, Any]] = render
         """Error JSON in the words of the client's API."""
+
+    def current_task(self) -> asyncio.Task[Any]:
+        """The task that runs; our own protocol tells it without a system call."""
+        task = self._incoming.task if self._incoming is not None else asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request is answered in a task")
+        return task
 
     def taken(self) -> bytes | None:
         """The request's body, where all of it is here already; None where ASGI's receive has to be asked."""

@@ -68,7 +68,8 @@ class Gate:
                 exchange.headers.append((endpoint.id_header, exchange.id.encode("ascii")))
             if not endpoint.open:
                 exchange.key = services.keys.check(headers)
-            with services.lifecycle.interruptible() as exchange.block:
+            exchange.task = exchange.current_task()
+            with services.lifecycle.interruptible(exchange.task) as exchange.block:
                 await endpoint.app(scope, receive, exchange.send)
         except ClientGone as gone:
             exchange.note = exchange.note or str(gone) or "client gone"

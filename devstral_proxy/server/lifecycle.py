@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
+from typing import Any
 
 from devstral_proxy.errors import Overloaded
 
@@ -35,9 +36,10 @@ class Lifecycle:
         """From now on `draining`."""
         self.draining = True
 
-    def interruptible(self) -> Interruptible:
-        """`with lifecycle.interruptible():` around work that raises `Overloaded` when the deadline passes."""
-        return Interruptible(self)
+    def interruptible(self, task: asyncio.Task[Any]) -> Interruptible:
+        """`with lifecycle.interruptible(task):` around work of the running task, which raises `Overloaded` when the
+        deadline passes."""
+        return Interruptible(self, task)
 
     def pass_deadline(self) -> None:
         """End every interruptible block, and those still to come."""
@@ -54,19 +56,16 @@ class Interruptible:
 
     __slots__ = ("_cancelling", "_interrupted", "_lifecycle", "_task")
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle, task: asyncio.Task[Any]) -> None:
         self._lifecycle = lifecycle
+        self._task = task
         self._interrupted = False
 
     def __enter__(self) -> Interruptible:
         """Raises Overloaded after the deadline."""
         if self._lifecycle._late:
             raise stopping()
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("an interruptible block needs a task")
-        self._task = task
-        self._cancelling = task.cancelling()
+        self._cancelling = self._task.cancelling()
         self._lifecycle._running.add(self)
         return self
 

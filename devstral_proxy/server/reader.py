@@ -17,10 +17,12 @@ class EventSink:
 
     __slots__ = ("_interval", "_last", "_loop", "_write", "started")
 
-    def __init__(self, write: Callable[[bytes, bool], Awaitable[None]], keepalive: float) -> None:
+    def __init__(
+        self, write: Callable[[bytes, bool], Awaitable[None]], keepalive: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
         """`write`: as `Exchange.write`; `keepalive`: seconds of silence after which a comment is due, 0: never."""
         self._write = write
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._interval = keepalive or math.inf
         self._last = self._loop.time()
         self.started = False
@@ -50,15 +52,16 @@ class Limits:
     """How long one exchange may take, in seconds: in all, until the first byte, between two. `total` is the end of it
     all in the loop's time; it starts now."""
 
-    __slots__ = ("_began", "first_byte", "idle", "name", "request", "total")
+    __slots__ = ("_began", "first_byte", "idle", "loop", "name", "request", "total")
 
-    def __init__(self, request: float, first_byte: float | None = None, idle: float | None = None) -> None:
-        self._began = asyncio.get_running_loop().time()
+    def __init__(self, request: float, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._began = loop.time()
         self.request = request
         self.total = self._began + request
         self.name = "REQUEST_TIMEOUT"
-        self.first_byte = first_byte
-        self.idle = idle
+        self.first_byte: float | None = None
+        self.idle: float | None = None
 
     def of_profile(self, seconds: float) -> None:
         """The profile's own limit for the whole, in the place of the setting's; it began when this one did."""
@@ -80,7 +83,7 @@ class Reader:
         self._feed = feed
         self._limits = limits
         self._sink = sink
-        self._loop = asyncio.get_running_loop()
+        self._loop = limits.loop
         self._late = False
         self._name = "FIRST_BYTE_TIMEOUT"
         self._silent = limits.first_byte

@@ -49,11 +49,11 @@ class Relay:
         exchange.model = model if isinstance(model, str) else ""
         route = await admitted(services, exchange)
         affinity = affinity_of(request, exchange.key) if services.fleet.models else b""
-        limits = Limits(settings.request_timeout)
+        limits = Limits(settings.request_timeout, exchange.task.get_loop())
         sink: EventSink | None = None
         if request.get("stream") is True:
             exchange.stream = True
-            sink = EventSink(exchange.write, settings.keepalive)
+            sink = EventSink(exchange.write, settings.keepalive, limits.loop)
             limits.first_byte, limits.idle = settings.first_byte_timeout, settings.idle_timeout
         with Watch(scope, receive) as watch:
             watch.end_by(limits.total + 5)
@@ -185,7 +185,7 @@ class Models:
         """VLLM_BASE's own list, as it comes."""
         services = self._services
         route = services.fleet.resolve("")
-        limits = Limits(services.settings.request_timeout)
+        limits = Limits(services.settings.request_timeout, exchange.task.get_loop())
 
         async def once(attempt: Attempt) -> tuple[bytes, bytes]:
             exchange.attempts += 1

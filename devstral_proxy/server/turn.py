@@ -67,7 +67,7 @@ class Turn:
         self._answer: ChatAnswer
         self._asked = 0
         self._events = 0
-        self.limits = Limits(settings.request_timeout)
+        self.limits = Limits(settings.request_timeout, exchange.task.get_loop())
 
     async def run(self, request: dict[str, Any], route: Route, affinity: bytes) -> None:
         """Send it, and answer the client. Raises ProxyError as long as no byte of an answer has gone out."""
@@ -75,7 +75,7 @@ class Turn:
         self._request = request
         exchange.stream = bool(request.get("stream"))
         if exchange.stream:
-            self._sink = EventSink(exchange.write, self._settings.keepalive)
+            self._sink = EventSink(exchange.write, self._settings.keepalive, self.limits.loop)
             if services.metrics is not None:
                 exchange.gaps = services.metrics.gaps()
         try:

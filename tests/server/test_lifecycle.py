@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,15 @@ def test_draining() -> None:
     assert lifecycle.draining
 
 
+def running() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
 async def work(lifecycle: Lifecycle, begun: asyncio.Event, *, over: bool = False) -> str:
     try:
-        with lifecycle.interruptible() as block:
+        with lifecycle.interruptible(running()) as block:
             if over:
                 block.over()
             begun.set()
@@ -71,6 +78,6 @@ async def test_a_cancellation_from_outside_goes_on(late: bool) -> None:
 
 async def test_an_error_of_the_block_is_its_own() -> None:
     lifecycle = Lifecycle()
-    with pytest.raises(KeyError), lifecycle.interruptible():
+    with pytest.raises(KeyError), lifecycle.interruptible(running()):
         raise KeyError
     assert lifecycle.running == 0

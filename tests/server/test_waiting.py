@@ -241,9 +241,10 @@ async def test_comments_are_counted_from_the_last_bytes() -> None:
         assert more
         sent.append(data)
 
-    sink = EventSink(write, 0.02)
+    loop = asyncio.get_running_loop()
+    sink = EventSink(write, 0.02, loop)
     with feed(_slow()) as one:
-        reader = Reader(one, Limits(60), sink)
+        reader = Reader(one, Limits(60, loop), sink)
         while chunks := await reader.next():
             await sink.write(b"".join(chunks))
     assert sent[0] == b": keepalive\n\n"
