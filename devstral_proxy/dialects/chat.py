@@ -7,7 +7,7 @@ result. The server feeds in what arrives and sends on what comes out; it decides
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -26,8 +26,9 @@ class ChatAnswer:
 
     def __init__(self, translator: Translator, max_event_bytes: int = sse.DEFAULT_MAX_EVENT_BYTES) -> None:
         self._translator = translator
-        self._parser = sse.Parser(max_event_bytes)
-        self._broken: ProxyError | None = None
+        self._most = max_event_bytes
+        self._parser: sse.Parser | None = None
+        self._repair: StreamRepair | None = None
         self._usage: dict[str, Any] | None = None
         self._finish = ""
         self.committed = False
@@ -37,19 +38,24 @@ class ChatAnswer:
         self.begun = False
         """At least one event came."""
 
-    @cached_property
-    def _repair(self) -> StreamRepair:  # most answers are no streams
-        return self._translator.stream()
+    def _begin(self) -> tuple[sse.Parser, StreamRepair]:
+        """What reads a stream; most answers are none."""
+        parser, repair = self._parser, self._repair
+        if parser is None or repair is None:
+            parser, repair = self._parser, self._repair = sse.Parser(self._most), self._translator.stream()
+        return parser, repair
 
     @property
     def usage(self) -> dict[str, Any] | None:
         """The tokens that vLLM counted, once it has told them."""
-        return self._usage if self._usage is not None else self._repair.usage
+        if self._usage is not None or self._repair is None:
+            return self._usage
+        return self._repair.usage
 
     @property
     def finish_reason(self) -> str:
         """The first choice's, once it is known."""
-        return self._finish or self._repair.finish_reason
+        return self._finish or ("" if self._repair is None else self._repair.finish_reason)
 
     def feed(self, chunks: Iterable[bytes]) -> list[sse.Event]:
         """Pieces of vLLM's stream in, repaired events out.
@@ -58,31 +64,32 @@ class ChatAnswer:
         before it are then lost, which nobody has seen.
         """
         events: list[sse.Event] = []
-        if self._broken is not None:
-            raise self._broken
+        parser, repair = self._begin()
+        feed_raw, most = repair.feed_raw, self._most
         try:
             for chunk in chunks:
-                self._repaired(self._parser.feed(chunk), events)
-        except sse.EventTooLarge as error:
-            if not events:
+                # Nearly every piece is one event like the one before, and need not be parsed.
+                if not (parser.idle and len(chunk) <= most and feed_raw(chunk, events)):
+                    self._repaired(parser.feed(chunk), repair, events)
+        except sse.EventTooLarge:
+            if not events:  # else the client gets them first; the parser will say it again
                 raise
-            self._broken = error  # the client gets what came before it first
         return events
 
     def eof(self) -> list[sse.Event]:
         """The end of vLLM's body: an event that lacked its blank line. Raises what `feed` raises, and
         UpstreamProtocolError when there was no event at all."""
         events: list[sse.Event] = []
-        if self._broken is not None:
-            raise self._broken
-        self._repaired(self._parser.eof(), events)
+        parser, repair = self._begin()
+        self._repaired(parser.eof(), repair, events)
         if not self.begun:
             raise UpstreamProtocolError("connection lost: vLLM's stream ended without an event")
         return events
 
     def finish(self, error: ProxyError | None = None) -> list[sse.Event]:
         """The last events, `[DONE]` included; with `error` when the stream broke."""
-        return self._repair.finish(error)
+        _, repair = self._begin()
+        return repair.finish(error)
 
     def whole(self, body: bytes, content_type: str) -> dict[str, Any]:
         """vLLM's answer without streaming, repaired.
@@ -130,15 +137,15 @@ class ChatAnswer:
         """The same for a whole answer."""
         return renamed(body) if self._translator.legacy else body
 
-    def _repaired(self, upstream: Iterable[sse.Event], events: list[sse.Event]) -> None:
-        feed_into = self._repair.feed_into
+    def _repaired(self, upstream: list[sse.Event], repair: StreamRepair, events: list[sse.Event]) -> None:
+        if upstream:
+            self.begun = True
         for event in upstream:
             if self.done:
                 return
-            self.begun = True
             if not self.committed and event.data.startswith(b'{"error"'):
                 raise self._translator.error(_status_of(event.data), event.data)
-            feed_into(event, events)
+            repair.feed_into(event, events)
             if event.data == b"[DONE]":
                 self.done = True
 
@@ -151,7 +158,7 @@ def ask_again(translator: Translator, upstream: dict[str, Any], error: ProxyErro
         again = capabilities.ask_again(upstream, translator.capabilities)
         if again is not None:
             translator.rewrites.add("asked_again")
-        translator.context.lossy = False  # what comes now is taken as it is
+        translator.context = replace(translator.context, lossy=False)  # what comes now is taken as it is
         return again
     return None
 

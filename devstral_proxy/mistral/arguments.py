@@ -6,14 +6,18 @@ encoded as one string is unwrapped. What cannot be read as an object goes out as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
+
+import orjson
 
 from devstral_proxy.mistral.json_mender import MAX_DEPTH, MAX_HELD, At, JsonMender
 from devstral_proxy.mistral.json_tokens import loads
 from devstral_proxy.mistral.schema_types import required
 
 ARGS: Final = "[ARGS]"
+_IN_STRING = re.compile(r'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt])*+').fullmatch
 
 
 class Arguments(JsonMender):
@@ -47,6 +51,14 @@ class Arguments(JsonMender):
         if self._at is At.END:
             self.rest = text[position:]
         return self._take()
+
+    def passes(self, text: str) -> bool:
+        """Whether a piece stands in a string and is right there: then `feed` would return it, and change nothing."""
+        if self._at is not At.STRING or self._carry or self.changed or self._quote != '"':
+            return False
+        if text.isprintable() and '"' not in text and "\\" not in text:
+            return True
+        return _IN_STRING(text) is not None
 
     def close(self) -> tuple[str, bool]:
         """The end of the call: what completes the object, and whether it was whole without that.
@@ -146,13 +158,16 @@ class Arguments(JsonMender):
 def is_whole(text: str) -> bool:
     """The text is a JSON object in which there is nothing to mend: no string that begins like an array or an object,
     and no marker. (Of most it is not known so quickly; they are read step by step.)"""
-    if not (text.startswith("{") and text.endswith("}")) or "TOOL_CALLS" in text:
+    if not text or text[0] != "{" or text[-1] != "}" or "TOOL_CALLS" in text:
         return False
     if '"[' in text or '"{' in text or '" ' in text or '"\\' in text:
         return False
     if len(text) > MAX_DEPTH and text.count("{") + text.count("[") > MAX_DEPTH:
         return False
-    return isinstance(loads(text), dict)
+    try:
+        return type(orjson.loads(text)) is dict
+    except orjson.JSONDecodeError:
+        return False
 
 
 _Step = Callable[[Arguments, str, int], int]

@@ -27,7 +27,7 @@ class CallArray:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._step: Callable[[str, int], int] = self._element
+        self._step: _Step = CallArray._element  # a function and no method, which would refer to this object
         self._depth = 0  # 1: within an element, 2: within its `function`
         self._list = False
         self._key = ""
@@ -54,9 +54,9 @@ class CallArray:
             self.rest += text
             return
         position = 0
-        while position < len(text) and self._step != self._over:
-            position = self._step(text, position)
-        if self._step == self._over:
+        while position < len(text) and self._step is not CallArray._over:
+            position = self._step(self, text, position)
+        if self._step is CallArray._over:
             self.ended = True
             self.rest = text[position:]
 
@@ -83,12 +83,12 @@ class CallArray:
             self._name = self._id = None
             self._early = ""
             self._begun = False
-            self._step = self._member
+            self._step = CallArray._member
             return position + 1
         if char == "[" and not self._list:
             self._list = True
             return position + 1
-        self._step = self._over
+        self._step = CallArray._over
         return position + 1 if char == "]" and self._list else position
 
     def _member(self, text: str, position: int) -> int:
@@ -99,15 +99,15 @@ class CallArray:
         char = text[position]
         if char == '"':
             self._string.clear()
-            self._step = self._key_string
+            self._step = CallArray._key_string
             return position + 1
         if char == "}":
             self._depth -= 1
             if not self._depth:
                 self._finish_element()
-                self._step = self._element if self._list else self._over
+                self._step = CallArray._element if self._list else CallArray._over
             return position + 1
-        self._step = self._over  # no JSON any more
+        self._step = CallArray._over  # no JSON any more
         self._finish_element()
         return position
 
@@ -144,7 +144,7 @@ class CallArray:
         raw, position = self._read_string(text, position)
         if raw is not None:
             self._key = raw
-            self._step = self._colon
+            self._step = CallArray._colon
         return position
 
     def _colon(self, text: str, position: int) -> int:
@@ -152,9 +152,9 @@ class CallArray:
         if position == len(text):
             return position
         if text[position] == ":":
-            self._step = self._value
+            self._step = CallArray._value
             return position + 1
-        self._step = self._over
+        self._step = CallArray._over
         return position
 
     def _over(self, text: str, position: int) -> int:
@@ -170,22 +170,22 @@ class CallArray:
             if self._name is None:
                 self._finder = Arguments()
                 self._string.clear()
-                self._step = self._early_arguments
+                self._step = CallArray._early_arguments
             else:
                 self._call = self._answer.begin(self._name, self._id)
                 self._begun = True
-                self._step = self._arguments
+                self._step = CallArray._arguments
             return position
         if char == "{" and self._key == "function" and self._depth == 1:
             self._depth = 2
-            self._step = self._member
+            self._step = CallArray._member
             return position + 1
         if char == '"':
             self._string.clear()
-            self._step = self._value_string
+            self._step = CallArray._value_string
             return position + 1
         self._nesting = 0
-        self._step = self._skip
+        self._step = CallArray._skip
         return position
 
     def _arguments(self, text: str, position: int) -> int:
@@ -199,7 +199,7 @@ class CallArray:
             return len(text)
         self._answer.end(call)
         self._call = None
-        self._step = self._member
+        self._step = CallArray._member
         return len(text) - len(rest)
 
     def _early_arguments(self, text: str, position: int) -> int:
@@ -209,14 +209,14 @@ class CallArray:
             return len(text)
         self._early = "".join(self._string)
         self._string.clear()
-        self._step = self._member
+        self._step = CallArray._member
         return len(text) - len(finder.rest)
 
     def _value_string(self, text: str, position: int) -> int:
         raw, position = self._read_string(text, position)
         if raw is None:
             return position
-        self._step = self._member
+        self._step = CallArray._member
         value = _text(raw)
         if self._key == "name":
             self._name = value[:MAX_NAME]
@@ -233,22 +233,22 @@ class CallArray:
             return len(text)
         char = stop.group()
         if char == '"':
-            self._step = self._skip_string
+            self._step = CallArray._skip_string
         elif char in "{[":
             self._nesting += 1
         elif not self._nesting:
-            self._step = self._member
+            self._step = CallArray._member
             return stop.start()
         elif char in "}]":
             self._nesting -= 1
             if not self._nesting:
-                self._step = self._member
+                self._step = CallArray._member
         return stop.end()
 
     def _skip_string(self, text: str, position: int) -> int:
         raw, position = self._read_string(text, position)
         if raw is not None:
-            self._step = self._skip if self._nesting else self._member
+            self._step = CallArray._skip if self._nesting else CallArray._member
         return position
 
 
@@ -258,3 +258,6 @@ def _text(raw: str) -> str:
     except orjson.JSONDecodeError:
         return raw
     return str(value)
+
+
+_Step = Callable[[CallArray, str, int], int]

@@ -23,7 +23,7 @@ from devstral_proxy.mistral.rewrites import RewriteLog
 NO_RESULT: Final = "[no result: the call was interrupted]"
 _CALL_KEYS: Final = frozenset(("id", "type", "function"))
 _FUNCTION_KEYS: Final = frozenset(("name", "arguments"))
-NO_IDS: Final = ("", "null", "None", "undefined")
+NO_IDS: Final = frozenset(("", "null", "None", "undefined"))
 
 
 class Call:

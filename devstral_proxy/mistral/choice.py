@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from devstral_proxy.mistral.answer import Answer
-from devstral_proxy.mistral.call_reader import CallReader
 from devstral_proxy.mistral.context import AnswerContext
 from devstral_proxy.mistral.rewrites import RewriteLog
 from devstral_proxy.mistral.structured_calls import StructuredCalls
 from devstral_proxy.mistral.token_reader import TokenReader
 from devstral_proxy.mistral.token_watch import AnswerLost, TokenWatch
-from devstral_proxy.mistral.tool_markup import Names, TextReader
+from devstral_proxy.mistral.tool_markup import Names, Reading
 
 FINISHES: Final = frozenset(("stop", "length", "tool_calls", "content_filter"))
 
@@ -25,21 +24,22 @@ class Choice:
         """The client has been told the role."""
         self.finished = False
         self._context = context
-        self._names = names
         self._reads_text = context.reads_text
-        self._reader: CallReader | None = None
-        self._calls = StructuredCalls(self.answer, context, self._the_reader)
+        self._reading = Reading(self.answer, names)
+        self._calls = StructuredCalls(self.answer, context, self._reading)
         self._watch = TokenWatch() if context.token_ids and not context.raw_text else None
 
     @property
     def waiting(self) -> bool:
         """Something that came has not been said yet."""
-        return self._calls.waiting or (self._reader is not None and self._reader.waiting)
+        reader = self._reading.reader
+        return self._calls.waiting or (reader is not None and reader.waiting)
 
     @property
     def complete(self) -> bool:
         """There are calls, all of them whole, and nothing is left over."""
-        inside = self._reader is not None and self._reader.inside
+        reader = self._reading.reader
+        inside = reader is not None and reader.inside
         return self.answer.calls > 0 and self._calls.whole and not inside and not self.waiting
 
     def delta(self, delta: dict[str, Any], ids: list[int] | None = None) -> None:
@@ -86,32 +86,31 @@ class Choice:
         if not self._reads_text:
             self.answer.text(text)
             return
-        reader = self._reader
+        reader = self._reading.reader
         if reader is None:
             if not text and not ids:
                 return
             if ids is not None and self._context.raw_text:
-                reader = self._reader = TokenReader(self.answer, self._context.tools)
+                reader = self._reading.reader = TokenReader(self.answer, self._context.tools)
             else:
-                reader = self._the_reader()
+                reader = self._reading.by_text()
         if isinstance(reader, TokenReader):
             reader.feed_tokens(text, ids or ())
         else:
             reader.feed(text)
 
-    def passes(self, text: str) -> bool:
-        """Whether a piece of the content is text and nothing else. Then it has been read, and is not said again: it
-        goes out as it came. To be asked only while nothing waits."""
-        if self._reads_text and (self._reader is None or not self._reader.passes(text)):
-            return False
+    def passes(self, text: str, call: int | None = None) -> bool:
+        """Whether a piece of the content, or of the arguments of upstream's call, is text and nothing else. Then it has
+        been read, and is not said again: it goes out as it came. To be asked only while nothing waits."""
+        if call is not None:
+            return self._calls.passes(call, text)
+        if self._reads_text:
+            reader = self._reading.reader
+            if reader is None or not reader.passes(text):
+                return False
         if text:
             self.answer.last = text[-1]
         return True
-
-    def _the_reader(self) -> CallReader:
-        if self._reader is None:
-            self._reader = TextReader(self.answer, self._names)
-        return self._reader
 
     def more(self, index: int, text: str) -> bool:
         """A piece of the arguments of upstream's call `index`, if that is the one that goes on."""
@@ -129,8 +128,8 @@ class Choice:
             if self._context.lossy and self._watch.lost(self._calls.indices):
                 raise AnswerLost
             cut = cut or (reason == "tool_calls" and stop_reason is None and self._watch.cut)
-        if self._reader is not None:
-            self._reader.end(cut)
+        if self._reading.reader is not None:
+            self._reading.reader.end(cut)
         self._calls.finish(cut)
         right = self._reason(reason, cut)
         if right != reason:

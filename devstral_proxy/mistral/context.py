@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from devstral_proxy.mistral.tool_markup import Names
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class AnswerContext:
-    """One exchange's facts, filled in by the request's translation and read by the repair of the answer."""
+    """One exchange's facts, made by the request's translation and read by the repair of the answer. Exchanges with the
+    same frame share one (see `frame`)."""
 
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name as sent upstream -> its parameters schema. Empty: no tools, and no text is read as a call."""
@@ -43,3 +44,7 @@ class AnswerContext:
     def reads_text(self) -> bool:
         """Text may hold calls: the request has tools, and the client lets the model call them."""
         return bool(self.tools) and self.tool_choice != "none"
+
+
+NOTHING_ASKED: Final = AnswerContext()
+"""Before there is a request."""

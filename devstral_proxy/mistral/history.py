@@ -42,14 +42,6 @@ def history_arguments(given: Any) -> tuple[str, str | None]:
     return _wrapped(given), "arguments_wrapped"
 
 
-def is_right(text: str) -> bool:
-    """Whether `history_arguments` would return this text as it is."""
-    try:
-        return type(orjson.loads(text)) is dict and not is_deep(text)
-    except orjson.JSONDecodeError:
-        return False
-
-
 def _damaged(text: str) -> tuple[str, str | None]:
     if not text.strip():
         return "{}", "arguments_filled"

@@ -31,6 +31,8 @@ BRIDGE: Final = "Done."
 USER_BRIDGE: Final = "Continue."
 """The user message that stands between an assistant's text and its calls under tokenizer v3 (F22)."""
 
+_BEFORE_USER: Final = ("system", "assistant")
+"""Roles after which a user message stays as it is."""
 _PLAIN_KEYS: Final = frozenset(("role", "content"))
 _TOOL_KEYS: Final = frozenset(("role", "content", "tool_call_id", "name"))
 _ASSISTANT_KEYS: Final = frozenset(("role", "content", "tool_calls"))
@@ -64,13 +66,15 @@ class Conversation:
 
     def __init__(self, profile: ModelProfile, names: ToolNames, log: RewriteLog) -> None:
         self._profile = profile
+        self._names = names
         self._log = log
-        self._calls = CallTranslator(names, log)
+        self._calls: CallTranslator | None = None
         self._thinks = profile.reasoning and profile.tokenizer in ("v13", "v15")
         self._out: list[Message] = []
         self._turn_ended = False  # an empty assistant message stood here
-        self._users: list[Any] = []  # contents of neighbouring user messages, the first of which is the last of _out
+        self._users: list[Any] = []  # contents of neighbours that become one, the last message of _out
         self._earlier: set[str] = set()  # ids of the calls of all exchanges so far
+        self._ids: list[str] = []  # those of exchanges that needed no walk
 
     def translate(self, messages: Any) -> list[Message]:
         """The messages in Mistral's form; messages that need no change are the client's own objects.
@@ -85,25 +89,27 @@ class Conversation:
         check_roles(messages)
         index = self._leading_systems(messages)
         splits_text = self._profile.tokenizer == "v3"
+        names, log, out, ids = self._names, self._log, self._out, self._ids
         size = len(messages)
         while index < size:
-            exchange = quickly(messages, index, splits_text, self._log)
-            if exchange is not None:
-                made, ids = exchange
-                index += len(made)
+            end, assistant = index, messages[index]["role"] == "assistant"
+            if assistant:
                 if self._users:
                     self._join_users()
-                self._out += made
+                end = quickly(messages, index, splits_text, names, log, out, ids)
+            if end == index:
+                end = plain_end(messages, index)
+                if assistant or not out or out[-1]["role"] in _BEFORE_USER:
+                    out += messages[index:end]
+                elif end > index:
+                    self._user(messages[index])
+            if end > index:
                 self._turn_ended = False
-                self._earlier.update(ids)
-                self._calls.count += len(ids)
-            elif (end := plain_end(messages, index)) > index:
-                for message in messages[index:end]:
-                    self._assistant_out(message) if message["role"] == "assistant" else self._user(message)
                 index = end
             else:
                 index = self._exchange(messages, index)
-        self._join_users()
+        if self._users:
+            self._join_users()
         return self._out
 
     # -- exchanges
@@ -248,7 +254,10 @@ class Conversation:
             read = _READ_KEYS | {"function_call"}
             self._log.add("legacy_function", where)
             given = [{"id": None, "type": "function", "function": legacy}]
-        tool_calls, calls = self._calls.translate(given, where + ".tool_calls", turn.ids) if given else (None, [])
+        tool_calls: list[dict[str, Any]] | None = None
+        calls: list[Call] = []
+        if given:
+            tool_calls, calls = self._all_calls().translate(given, where + ".tool_calls", turn.ids)
         refusal = message.get("refusal")
         if isinstance(refusal, str) and refusal and not says_anything(content):
             self._log.add("part_flattened", where + ".refusal")  # what the model said instead of content
@@ -273,6 +282,17 @@ class Conversation:
         if new == message:
             new = message
         self._join(turn, new, calls, where)
+
+    def _all_calls(self) -> CallTranslator:
+        """The calls so far, those of exchanges that needed no walk included."""
+        calls, ids = self._calls, self._ids
+        if calls is None:
+            calls = self._calls = CallTranslator(self._names, self._log)
+        if ids:
+            calls.count += len(ids)
+            self._earlier.update(ids)
+            ids.clear()
+        return calls
 
     def _join(self, turn: _Turn, message: Message, calls: list[Call], where: str) -> None:
         """Neighbours are one message (F19): mistral-common joins them too, once results stand between their calls."""
@@ -377,18 +397,19 @@ class Conversation:
         last = out[-1]["role"] if out else None
         if last == "user" and not self._turn_ended:
             self._log.add("messages_merged")
+            if not self._users:
+                self._users.append(out[-1]["content"])
             self._users.append(message["content"])
             return
-        self._join_users()
+        if self._users:
+            self._join_users()
         if last == "user" or (last == "tool" and not self._profile.user_after_tool):
             self._log.add("bridge_added")
             out.append({"role": "assistant", "content": BRIDGE})
         self._turn_ended = False
-        self._users.append(message["content"])
         out.append(message)
 
     def _join_users(self) -> None:
         """Make one message of the neighbouring user messages that were held."""
-        if len(self._users) > 1:
-            self._out[-1] = {"role": "user", "content": joined(self._users)}
+        self._out[-1] = {"role": "user", "content": joined(self._users)}
         self._users = []

@@ -7,6 +7,7 @@ mistral-common takes `[a-zA-Z0-9_-]{1,64}` only; MCP servers make names with dot
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Final
 
 from devstral_proxy.mistral.tool_ids import hashed
@@ -23,12 +24,17 @@ def is_valid(name: str) -> bool:
 
 
 class ToolNames:
-    """The names of one request: client's name to Mistral's, and back for those that differ."""
+    """The names of one request: client's name to Mistral's, and back for those that differ.
 
-    __slots__ = ("back",)
+    `back` may be given by others, who share it: it is replaced where a name is added. `valid` are names known to be so.
+    """
 
-    def __init__(self) -> None:
-        self.back: dict[str, str] = {}
+    __slots__ = ("_shared", "back", "valid")
+
+    def __init__(self, back: dict[str, str] | None = None, valid: Container[str] = ()) -> None:
+        self._shared = back is not None
+        self.back = {} if back is None else back
+        self.valid = valid
 
     def mapped(self, name: str) -> str:
         """The name as it goes upstream; remembered for the way back where it differs."""
@@ -36,5 +42,9 @@ class ToolNames:
             return name
         tail = "_" + hashed(name)[:_HASH_LENGTH]
         valid = _FORBIDDEN.sub("_", name)[: MAX_LENGTH - len(tail)] + tail
-        self.back[valid] = name
+        if self.back.get(valid) != name:
+            if self._shared:
+                self._shared = False
+                self.back = dict(self.back)
+            self.back[valid] = name
         return valid

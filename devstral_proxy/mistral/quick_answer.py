@@ -25,22 +25,24 @@ _MESSAGE: Final = frozenset(
         "function_call",
     )
 )
-_CALL: Final = frozenset(("id", "type", "function"))
-_FUNCTION: Final = frozenset(("name", "arguments"))
 
 
 def quickly(choice: Any, number: int, context: AnswerContext, log: RewriteLog) -> dict[str, Any] | None:
     """The choice for the client; None where it takes a reader to tell."""
-    if not isinstance(choice, dict) or choice.get("token_ids") is not None:
+    if type(choice) is not dict or choice.get("token_ids") is not None:
         return None
     message = choice.get("message")
-    if not isinstance(message, dict) or not message.keys() <= _MESSAGE or message.get("role") != "assistant":
+    if type(message) is not dict or not _MESSAGE.issuperset(message) or message.get("role") != "assistant":
         return None
     if message.get("reasoning") is not None or message.get("reasoning_content") is not None:
         return None
     content, calls, reason = message.get("content"), message.get("tool_calls"), choice.get("finish_reason")
-    if content is not None and (not isinstance(content, str) or (context.reads_text and _may_hold_call(content))):
-        return None
+    if content is not None:
+        if type(content) is not str:
+            return None
+        # One of these is in every text that holds a call (see `tool_markup`).
+        if ("[" in content or "{" in content or "TOOL_CALLS" in content) and context.reads_text:
+            return None
     if not calls:
         if not content or reason not in ("stop", "content_filter"):
             return None
@@ -48,49 +50,46 @@ def quickly(choice: Any, number: int, context: AnswerContext, log: RewriteLog) -
             return choice
         log.add("empty_calls_dropped", _where(choice, number))
         return {**choice, "message": {key: value for key, value in message.items() if key != "tool_calls"}}
-    if reason != "tool_calls" or not isinstance(calls, list) or len(calls) > context.max_calls:
+    if reason != "tool_calls" or type(calls) is not list or len(calls) > context.max_calls:
         return None
-    ids = []
+    ids: list[str] = []
     for call in calls:
-        if not _is_right(call, context):
+        id = _id(call, context)
+        if id is None:
             return None
-        ids.append(tool_ids.mapped(call["id"]))
+        ids.append(tool_ids.mapped(id))
     if len(ids) > 1 and len(set(ids)) < len(ids):
         return None
-    renamed = []
+    renamed = calls
     for place, call in enumerate(calls):
         if call["id"] != ids[place]:
             log.add("answer_id", f"{_where(choice, number)}.tool_calls[{place}]")
-            call = {**call, "id": ids[place]}
-        renamed.append(call)
-    if renamed == calls:
+            if renamed is calls:
+                renamed = calls.copy()
+            renamed[place] = {**call, "id": ids[place]}
+    if renamed is calls:
         return choice
-    return {**choice, "message": {**message, "tool_calls": renamed}}
+    message = message.copy()
+    message["tool_calls"] = renamed
+    repaired: dict[str, Any] = choice.copy()
+    repaired["message"] = message
+    return repaired
 
 
-def _is_right(call: Any, context: AnswerContext) -> bool:
-    """A call that a client can take as it is, but for its id."""
-    if not isinstance(call, dict) or call.keys() != _CALL or call["type"] != "function":
-        return False
-    id, function = call["id"], call["function"]
-    if not isinstance(id, str) or not id or id == "null":
-        return False
-    if not isinstance(function, dict) or function.keys() != _FUNCTION:
-        return False
-    name, arguments = function["name"], function["arguments"]
-    return (
-        isinstance(name, str)
-        and name in context.tools
-        and name not in context.names
-        and name not in context.custom
-        and isinstance(arguments, str)
-        and is_whole(arguments)
-    )
-
-
-def _may_hold_call(text: str) -> bool:
-    """One of these is in every text that holds a call (see `tool_markup`)."""
-    return "[" in text or "{" in text or "TOOL_CALLS" in text
+def _id(call: Any, context: AnswerContext) -> str | None:
+    """The id of a call that a client can take as it is, but for this; else None."""
+    try:
+        id, function = call["id"], call["function"]
+        name, arguments = function["name"], function["arguments"]
+        if call["type"] != "function" or len(call) != 3 or len(function) != 2:
+            return None
+    except (KeyError, TypeError):
+        return None
+    if type(id) is not str or not id or id == "null" or type(name) is not str or type(arguments) is not str:
+        return None
+    if name not in context.tools or name in context.names or name in context.custom:
+        return None
+    return id if is_whole(arguments) else None
 
 
 def _where(choice: dict[str, Any], number: int) -> str:

@@ -2,18 +2,21 @@
 plain text and no calls.
 
 Nothing has to be paired, moved or mended there, at most ids renamed. What `quickly` gives is what the walk over the
-exchange gives (`messages`), or it gives nothing. A history of hundreds of turns is read again with each request.
+exchange gives (`messages`), or it gives nothing. A history of hundreds of turns is read again with each request: so
+this asks for exact types, takes keys as they should be there, and calls nothing that can be looked up.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from devstral_proxy.mistral import tool_ids
+from orjson import loads
+
 from devstral_proxy.mistral.calls import NO_IDS
-from devstral_proxy.mistral.history import is_right
-from devstral_proxy.mistral.names import is_valid
+from devstral_proxy.mistral.json_text import MAX_DEPTH, is_deep
+from devstral_proxy.mistral.names import ToolNames, is_valid
 from devstral_proxy.mistral.rewrites import RewriteLog
+from devstral_proxy.mistral.tool_ids import MAX_KEPT, kept
 
 
 def is_plain(message: dict[str, Any]) -> bool:
@@ -26,87 +29,145 @@ def plain_end(messages: list[dict[str, Any]], start: int) -> int:
     """Where the exchange ends that begins at `start`, when it is a plain assistant message, a plain user message, or
     the one and then the other: they stay what they are. Else `start`."""
     end, size = start, len(messages)
-    for role in ("assistant", "user"):
-        if end < size and messages[end]["role"] == role:
-            if not is_plain(messages[end]):
-                return start
-            end += 1
-    if end == size or (messages[end]["role"] == "assistant" and messages[end - 1]["role"] == "user" and end > start):
-        return end
-    return start
+    if messages[end]["role"] == "assistant":
+        if not is_plain(messages[end]):
+            return start
+        end += 1
+        if end == size:
+            return end
+    if messages[end]["role"] != "user" or not is_plain(messages[end]):
+        return start
+    end += 1
+    return end if end == size or messages[end]["role"] == "assistant" else start
 
 
-class Exchange(NamedTuple):
-    """Its messages in Mistral's form, and the client's ids of its calls."""
+def quickly(
+    messages: list[dict[str, Any]],
+    start: int,
+    splits_text: bool,
+    names: ToolNames,
+    log: RewriteLog,
+    out: list[dict[str, Any]],
+    given: list[str],
+) -> int:
+    """Append to `out` what the exchange with calls that begins at `start` comes to, and to `given` the client's ids of
+    its calls; returns where the next one begins. `start` itself where it takes a walk to tell: then nothing is done.
 
-    messages: list[dict[str, Any]]
-    ids: list[str]
-
-
-def quickly(messages: list[dict[str, Any]], start: int, splits_text: bool, log: RewriteLog) -> Exchange | None:
-    """The exchange with calls that begins at `start`; None where it takes a walk to tell. `splits_text`: text beside
-    calls is refused, and becomes a message of its own (tokenizer v3)."""
+    `splits_text`: text beside calls is refused, and becomes a message of its own (tokenizer v3).
+    """
     message = messages[start]
     if len(message) != 3 or message["role"] != "assistant":
-        return None
-    calls, content = message.get("tool_calls"), message.get("content", _NOTHING)
+        return start
+    try:
+        calls, content = message["tool_calls"], message["content"]
+    except KeyError:
+        return start
     if type(calls) is not list or not calls:
-        return None
+        return start
     if content is not None and (type(content) is not str or (splits_text and content)):
-        return None
+        return start
     end = start + 1 + len(calls)
     if end > len(messages) or (end < len(messages) and messages[end]["role"] != "assistant"):
-        return None
-    ids: list[str] = []
-    for place, call in enumerate(calls, start + 1):
-        id = _id(call)
-        if id is None or not _answers(messages[place], id):
-            return None
-        ids.append(id)
-    mapped = [tool_ids.mapped(id) for id in ids]
-    if len(mapped) > 1 and len(set(mapped)) < len(mapped):
-        return None
-    if mapped == ids:
-        return Exchange(messages[start:end], ids)
-    renamed: list[dict[str, Any]] = []
-    out = [{"role": "assistant", "content": content, "tool_calls": renamed}]
-    for place, id in enumerate(mapped):
-        call = calls[place]
-        if ids[place] != id:
-            log.add("tool_call_id", f"messages[{start}].tool_calls[{place}].id")
-            call = {"id": id, "type": "function", "function": call["function"]}
-        renamed.append(call)
-    for place, id in enumerate(mapped, start + 1):
-        result = messages[place]
-        if result["tool_call_id"] != id:
-            log.add("tool_call_id", f"messages[{place}].tool_call_id")
-            result = {**result, "tool_call_id": id}
-        out.append(result)
-    return Exchange(out, ids)
+        return start
+    if len(calls) > 1:
+        return end if _several(messages, start, names, log, out, given) else start
+    call, result = calls[0], messages[start + 1]
+    id = _id(call, result, names)
+    if id is None:
+        return start
+    given.append(id)
+    own = kept(id)
+    if own == id:
+        out += (message, result)
+        return end
+    if start < _LISTED:
+        log.entries += (_OF_CALL[start], _OF_RESULT[start])
+    else:
+        log.entries += (_of_call(start, 0), _of_result(start + 1))
+    call = {"id": own, "type": "function", "function": call["function"]}
+    result = result.copy()
+    result["tool_call_id"] = own
+    out += ({"role": "assistant", "content": content, "tool_calls": [call]}, result)
+    return end
 
 
-_NOTHING: Final = object()
-
-
-def _id(call: Any) -> str | None:
-    """The id of a call in which nothing but this may have to be changed."""
+def _id(call: Any, result: dict[str, Any], names: ToolNames) -> str | None:
+    """The id of a call in which nothing but this may have to be changed, given the message that has to be a text result
+    of this call, and nothing more. Else None."""
     try:
-        id, kind, function = call["id"], call["type"], call["function"]
+        id, function = call["id"], call["function"]
         name, arguments = function["name"], function["arguments"]
-    except (KeyError, TypeError, IndexError):
+        if call["type"] != "function" or len(call) != 3 or len(function) != 2:
+            return None
+        if type(id) is not str or id in NO_IDS or len(id) > MAX_KEPT:
+            return None
+        if type(name) is not str or (name not in names.valid and not is_valid(name)):
+            return None
+        if result["tool_call_id"] != id or result["role"] != "tool" or type(result["content"]) is not str:
+            return None
+        if type(arguments) is not str or type(loads(arguments)) is not dict:
+            return None
+    except (KeyError, TypeError, ValueError):  # no such key, no object, no JSON
         return None
-    if type(id) is not str or id in NO_IDS or kind != "function" or len(call) != 3 or len(function) != 2:
+    if len(arguments) > MAX_DEPTH and is_deep(arguments):
         return None
-    if type(name) is not str or not is_valid(name) or type(arguments) is not str:
-        return None
-    return id if is_right(arguments) else None
+    return id if len(result) == 3 or _is_named(result) else None
 
 
-def _answers(result: dict[str, Any], id: str) -> bool:
-    """It is a text result of the call with this id, and nothing more."""
-    if result["role"] != "tool" or result.get("tool_call_id") != id or type(result.get("content")) is not str:
-        return False
-    if len(result) == 3:
-        return True
+def _is_named(result: dict[str, Any]) -> bool:
+    """Its one further key is the tool's name."""
     name = result.get("name")
     return len(result) == 4 and isinstance(name, str) and is_valid(name)
+
+
+def _several(
+    messages: list[dict[str, Any]],
+    start: int,
+    names: ToolNames,
+    log: RewriteLog,
+    out: list[dict[str, Any]],
+    given: list[str],
+) -> bool:
+    """An exchange with several calls, and as many messages behind them."""
+    message = messages[start]
+    calls, results = message["tool_calls"], messages[start + 1 : start + 1 + len(message["tool_calls"])]
+    ids: list[str] = []
+    for call, result in zip(calls, results, strict=True):
+        id = _id(call, result, names)
+        if id is None:
+            return False
+        ids.append(id)
+    own = [kept(id) for id in ids]
+    if len(set(own)) < len(own):
+        return False
+    given += ids
+    if own == ids:
+        out += (message, *results)
+        return True
+    renamed = []
+    for number, (call, old, new) in enumerate(zip(calls, ids, own, strict=True)):
+        if old != new:
+            log.entries.append(_of_call(start, number))
+            call = {"id": new, "type": "function", "function": call["function"]}
+        renamed.append(call)
+    out.append({"role": "assistant", "content": message["content"], "tool_calls": renamed})
+    for place, (result, old, new) in enumerate(zip(results, ids, own, strict=True), start + 1):
+        if old != new:
+            log.entries.append(_of_result(place))
+            result = {**result, "tool_call_id": new}
+        out.append(result)
+    return True
+
+
+def _of_call(place: int, number: int) -> tuple[str, str]:
+    return "tool_call_id", f"messages[{place}].tool_calls[{number}].id"
+
+
+def _of_result(place: int) -> tuple[str, str]:
+    return "tool_call_id", f"messages[{place}].tool_call_id"
+
+
+_LISTED: Final = 1024
+# Nearly all changes are these two of one call: they are not written out anew for each exchange of each request.
+_OF_CALL: Final = [_of_call(start, 0) for start in range(_LISTED)]
+_OF_RESULT: Final = [_of_result(start + 1) for start in range(_LISTED)]

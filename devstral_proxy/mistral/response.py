@@ -25,22 +25,19 @@ def repair_response(body: dict[str, Any], context: AnswerContext, log: RewriteLo
     choices = body.get("choices")
     if not isinstance(choices, list):
         raise UpstreamProtocolError("vLLM answered with something that is no chat completion")
-    names = context.markup or Names(context.tools)
-    seed = body.get("id")
-    seed = seed if isinstance(seed, str) else ""
-    repaired = {**body, "choices": [_choice(choice, n, seed, context, names, log) for n, choice in enumerate(choices)]}
+    repaired = body.copy()
+    repaired["choices"] = made = []
+    for number, choice in enumerate(choices):
+        quick = quickly(choice, number, context, log)
+        made.append(_choice(choice, number, body.get("id"), context, log) if quick is None else quick)
     if (context.raw_text or context.token_ids) and repaired.get("prompt_token_ids") is not None:
         log.add("token_ids_hidden")
         repaired["prompt_token_ids"] = None
     return repaired
 
 
-def _choice(
-    choice: Any, number: int, seed: str, context: AnswerContext, names: Names, log: RewriteLog
-) -> dict[str, Any]:
-    quick = quickly(choice, number, context, log)
-    if quick is not None:
-        return quick
+def _choice(choice: Any, number: int, id: object, context: AnswerContext, log: RewriteLog) -> dict[str, Any]:
+    """One choice, read; `id` is the completion's."""
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise UpstreamProtocolError("vLLM answered with a choice that has no message")
@@ -48,8 +45,9 @@ def _choice(
     if reason in ("abort", "error"):
         raise UpstreamProtocolError(f"vLLM ended the answer: finish_reason {reason!r}")
     index = choice.get("index", number)
+    names = context.markup or Names(context.tools)
     reader = Choice(index if isinstance(index, int) else number, context, names, log)
-    reader.answer.seed = seed
+    reader.answer.seed = id if isinstance(id, str) else ""
     ids = choice.get("token_ids") if context.raw_text or context.token_ids else None
     reader.delta(_numbered(message), ids if isinstance(ids, list) else None)
     right = reader.finish(reason, choice.get("stop_reason"))

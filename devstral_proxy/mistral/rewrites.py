@@ -143,12 +143,25 @@ RESPONSE: dict[str, Rewrite] = {
 REWRITES: dict[str, Rewrite] = {**REQUEST, **RESPONSE}
 
 
+def counts(entries: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """How often each rewrite was made, in the order of the first time."""
+    found: dict[str, int] = {}
+    last, run = "", 0  # of a long history the same name comes hundreds of times, one after the other
+    for name, _ in entries:
+        if name is last:
+            run += 1
+            continue
+        if run:
+            found[last] = found.get(last, 0) + run
+        last, run = name, 1
+    if run:
+        found[last] = found.get(last, 0) + run
+    return found
+
+
 def counted(entries: Iterable[tuple[str, str]]) -> str:
     """`tool_call_id=2,key_dropped=1`: how often each was made, in the order of the first time."""
-    counts: dict[str, int] = {}
-    for name, _ in entries:
-        counts[name] = counts.get(name, 0) + 1
-    return ",".join([f"{name}={count}" for name, count in counts.items()])
+    return ",".join([f"{name}={count}" for name, count in counts(entries).items()])
 
 
 class RewriteLog:
@@ -170,10 +183,7 @@ class RewriteLog:
 
     def counts(self) -> dict[str, int]:
         """How often each rewrite was made, in the order of the first time."""
-        counts: dict[str, int] = {}
-        for name, _ in self.entries:
-            counts[name] = counts.get(name, 0) + 1
-        return counts
+        return counts(self.entries)
 
     def header(self) -> str:
         """The value of `x-devstral-rewrites`: `tool_call_id=2,key_dropped=1`; empty when nothing was changed."""

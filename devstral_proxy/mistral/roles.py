@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any, Final
 
 from devstral_proxy.errors import BadRequest
 
 ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+_ROLE: Final = itemgetter("role")
 
 
 def check_roles(messages: list[Any]) -> None:
     """Raise BadRequest for what is no message, or has no role that OpenAI's API knows."""
     try:
-        if ROLES.issuperset([message["role"] for message in messages]):
+        if ROLES.issuperset(map(_ROLE, messages)):
             return
     except (KeyError, TypeError):
         pass

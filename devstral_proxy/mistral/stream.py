@@ -86,28 +86,38 @@ class StreamRepair:
 
     def feed_into(self, event: Event, out: list[Event]) -> None:
         """`feed`, for many events: what goes out is appended."""
-        if self._done:
+        if self._done or self.feed_raw(event.raw, out, event):
             return
         data = event.data
-        for template in self._templates:
-            if (text := template.read(data)) is not None:
-                line = self._lines[template.choice]
-                choice = line.choice
-                if event.type or choice.finished:
-                    break
-                if template.call is None:
-                    if line.clear and choice.passes(text):
-                        out.append(event)
-                        return
-                    choice.text(text)
-                elif not choice.more(template.call, text):
-                    break
-                out += self._settle(line, event, None)
-                return
         if data == b"[DONE]" or data.strip() == b"[DONE]":
             out += self._end()
         else:
             out += self._read(event)
+
+    def feed_raw(self, raw: bytes, out: list[Event], event: Event | None = None) -> bool:
+        """`feed_into`, for one event of which nothing is known but its bytes on the wire. False: it is not like one
+        that came before, so that they do not tell what it is; then nothing is done.
+
+        So nearly every event is read: it is text, and goes out as it came.
+        """
+        for template in self._templates:
+            text = template.read(raw)
+            if text is None:
+                continue
+            line = self._lines[template.choice]
+            choice = line.choice
+            if line.clear and choice.passes(text, template.call):
+                out.append(event or Event(raw[6:-2], raw))
+                return True
+            if choice.finished:
+                break
+            if template.call is None:
+                choice.text(text)
+            elif not choice.more(template.call, text):
+                break
+            out += self._settle(line, event or Event(raw[6:-2], raw), None)
+            return True
+        return False
 
     def finish(self, error: ProxyError | None = None) -> list[Event]:
         """Upstream's body has ended, or `error` ended it. Nothing when `[DONE]` was there before.
@@ -255,12 +265,13 @@ class StreamRepair:
         if reason in ("abort", "error"):
             return self._fail(UpstreamProtocolError(f"vLLM ended the answer: finish_reason {reason!r}"))
         choice, answer, held = line.choice, line.choice.answer, line.held
+        line.clear = False
         try:
             right = choice.finish(reason, piece.get("stop_reason"))
         except AnswerLost as lost:
             if self._begun:
                 return self._fail(lost)
-            self._done = True
+            self._stop()
             raise
         self.finish_reason = self.finish_reason or right
         if isinstance(chunk.get("usage"), dict):
@@ -307,7 +318,7 @@ class StreamRepair:
             out += self._written(line, {})
             piece = self._piece(line.choice.answer.index, {})
             out.append(self._envelope.event({}, [{**piece, "finish_reason": reason}]))
-        self._done = True
+        self._stop()
         usage = self._usage or self._envelope.usage_event()
         if usage is not None:
             if self._envelope.wants_usage:
@@ -319,7 +330,7 @@ class StreamRepair:
 
     def _fail(self, error: ProxyError) -> list[Event]:
         """What is certain goes out, then the error, then the end."""
-        self._done = True
+        self._stop()
         out: list[Event] = []
         for line in self._lines.values():
             if line.choice.finished:
@@ -330,6 +341,11 @@ class StreamRepair:
         out.append(encode(orjson.dumps(render(error))))
         out.append(DONE)
         return out
+
+    def _stop(self) -> None:
+        """Nothing that follows concerns the client."""
+        self._done = True
+        self._templates = []
 
     def _note(self, name: str, where: str) -> None:
         if (name, where) not in self._log.entries:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
 
 from devstral_proxy.mistral.answer import MAX_NAME, Answer, Call
 from devstral_proxy.mistral.arguments import ARGS
-from devstral_proxy.mistral.call_reader import CallReader
 from devstral_proxy.mistral.context import AnswerContext
 from devstral_proxy.mistral.json_mender import MARKER
 from devstral_proxy.mistral.schema_types import required
+from devstral_proxy.mistral.tool_markup import Reading
 
 _SPLIT: Final = (ARGS, "{")
 
@@ -36,14 +35,14 @@ class _Upstream:
 class StructuredCalls:
     """`add` each entry of a `tool_calls` list; `finish` when the choice ends.
 
-    `reader`: gives the reader of the choice's text. It gets what upstream took for part of a call and is none (F62),
-    and what it took for a call and is text.
+    `reading`: has the reader of the choice's text. It gets what upstream took for part of a call and is none (F62), and
+    what it took for a call and is text.
     """
 
-    def __init__(self, answer: Answer, context: AnswerContext, reader: Callable[[], CallReader]) -> None:
+    def __init__(self, answer: Answer, context: AnswerContext, reading: Reading) -> None:
         self._answer = answer
         self._context = context
-        self._reader = reader
+        self._reading = reading
         self._calls: list[_Upstream] = []
         self._by_index: dict[int | None, _Upstream] = {}
         self._by_id: dict[str, _Upstream] = {}
@@ -80,6 +79,16 @@ class StructuredCalls:
             return False
         self._arguments(call, text)
         return True
+
+    def passes(self, index: int, text: str) -> bool:
+        """Whether `more` would find nothing but what goes out as it came; it need not be called then."""
+        if not self._calls or self._interleaved:
+            return False
+        entry = self._calls[-1]
+        call = entry.call
+        if call is None or call.index < 0 or call.index != index or entry.index != index or call.closed or call.custom:
+            return False
+        return call.arguments.passes(text)
 
     def add(self, entry: dict[str, Any]) -> None:
         """One entry of a delta's, or a message's, `tool_calls`."""
@@ -156,7 +165,7 @@ class StructuredCalls:
         if id is not None:
             self._by_id[id] = entry
         if self._context.reads_text:
-            reader = self._reader()
+            reader = self._reading.by_text()
             # 0.28 and later take the first marker for text, and its spelling in a string for the call
             entry.text = reader.in_string
             if entry.text:
@@ -167,7 +176,7 @@ class StructuredCalls:
         return entry
 
     def _as_text(self, entry: _Upstream, name: str, text: str) -> None:
-        reader = self._reader()
+        reader = self._reading.by_text()
         self._answer.touched = True
         reader.feed(name)
         if text:
@@ -182,7 +191,7 @@ class StructuredCalls:
             self._unbegun.remove(entry)
             entry.text = True
             early, entry.early = entry.early, ""
-            self._reader().marker()
+            self._reading.by_text().marker()
             self._as_text(entry, entry.name, early)
         elif entry.name and entry.early:
             self._begin(entry)
@@ -224,9 +233,9 @@ class StructuredCalls:
         if not self._context.reads_text:
             self._answer.text(text)
         elif after:
-            self._reader().after_call(text)
+            self._reading.by_text().after_call(text)
         else:
-            self._reader().feed(text)
+            self._reading.by_text().feed(text)
 
 
 def _text(arguments: object) -> str:

@@ -1,7 +1,7 @@
 """Chunks of a stream that differ in one string only, read without parsing the rest.
 
 `learn` finds the string in a chunk that was parsed, and proves by parsing once more that the bytes before and after it
-are all there is to know. After that a chunk with the same bytes around a valid JSON string is that chunk with another
+are all there is to know. After that an event with the same bytes around a valid JSON string is that chunk with another
 string.
 """
 
@@ -24,23 +24,25 @@ class Template:
     __slots__ = ("_end", "_head", "_least", "_start", "_tail", "call", "choice")
 
     def __init__(self, head: bytes, tail: bytes, choice: int, call: int | None) -> None:
-        self._head = head
-        self._tail = tail
-        self._start = len(head)
-        self._end = -len(tail)
-        self._least = len(head) + len(tail)
+        self._head = b"data: " + head
+        self._tail = tail + b"\n\n"
+        self._start = len(self._head)
+        self._end = -len(self._tail)
+        self._least = len(self._head) + len(self._tail)
         self.choice = choice
         self.call = call
 
-    def read(self, data: bytes) -> str | None:
-        """The string, when the chunk is like the one learned from."""
-        if not data.startswith(self._head) or not data.endswith(self._tail) or len(data) < self._least:
+    def read(self, raw: bytes) -> str | None:
+        """The string, when the event is like the one learned from; `raw`: its bytes on the wire."""
+        if raw[: self._start] != self._head or raw[self._end :] != self._tail or len(raw) < self._least:
             return None
-        inner = data[self._start : self._end]
+        inner = raw[self._start : self._end]
         try:
             text = inner.decode()
             if text.isprintable() and '"' not in text and "\\" not in text:
                 return text  # it means itself
+            if "\n" in text:  # several events
+                return None
             escaped: str = orjson.loads(b'"%b"' % inner)
         except ValueError:  # of both: no UTF-8, no JSON string
             return None
@@ -49,7 +51,7 @@ class Template:
 
 def learn(index: int, delta: dict[str, Any], data: bytes) -> Template | None:
     """The template of a chunk with one choice whose delta says one string, or None."""
-    if len(data) > MAX_LEARNT:
+    if len(data) > MAX_LEARNT or b"\n" in data:  # of several lines: no form that events have on the wire
         return None
     calls = delta.get("tool_calls")
     content = delta.get("content")

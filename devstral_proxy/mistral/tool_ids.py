@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Final
 
 LENGTH = 9
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -31,7 +32,16 @@ def hashed(text: str) -> str:
     return _PAIRS[a] + _PAIRS[b] + _PAIRS[c] + _PAIRS[d] + _ALPHABET[number % 62]
 
 
+MAX_KEPT: Final = 64
+"""Longer ids, which no server makes, are mapped anew each time: what is remembered has to be bounded."""
+
+
 @lru_cache(maxsize=8192)  # a history's ids come again with each turn
+def kept(tool_call_id: str) -> str:
+    """`mapped`, for ids up to MAX_KEPT."""
+    return tool_call_id if _VALID(tool_call_id) else hashed(tool_call_id)
+
+
 def mapped(tool_call_id: str) -> str:
     """The id itself where it is valid, else its hash."""
-    return tool_call_id if _VALID(tool_call_id) else hashed(tool_call_id)
+    return kept(tool_call_id) if len(tool_call_id) <= MAX_KEPT else hashed(tool_call_id)

@@ -27,7 +27,8 @@ _KEY = re.compile(r'\{\s*"((?:[^"\\]|\\.){0,256})"\s*(:?)')
 _KEY_BEGUN = re.compile(r'\{\s*(?:"[^"]{0,256}(?:"\s*)?)?')
 _ARRAY = re.compile(r'\[?\s*\{\s*"')
 _ARRAY_BEGUN = re.compile(r"\[?\s*(?:\{\s*)?")
-_WORD: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+_WORD: Final = frozenset(_LETTERS)
 _QUOTES: Final = frozenset("`'\"")
 _QUOTING: Final = _QUOTES | frozenset("\\/$@#&]")  # `]`: of a marker that was found to be prose
 
@@ -50,7 +51,7 @@ class _Maybe(NamedTuple):
 class Names:
     """The names of a request's tools, made ready for the search."""
 
-    __slots__ = ("_by_end", "ends", "longest", "prefixes", "schemas")
+    __slots__ = ("_by_end", "ends", "longest", "prefixes", "schemas", "words")
 
     def __init__(self, schemas: dict[str, dict[str, Any]]) -> None:
         self.schemas = schemas
@@ -64,6 +65,8 @@ class Names:
         self.ends = frozenset(prefix[-1] for prefix in self.prefixes)
         """The last characters of these."""
         self.longest = max(map(len, starts))
+        self.words = all(map(_WORD.issuperset, schemas))
+        """Each name is one word, as every name is that Mistral takes."""
 
     def before(self, text: str, end: int) -> str | None:
         """The longest name that ends at `end`."""
@@ -76,22 +79,22 @@ class Names:
 class _Fence:
     """Whether the text that comes next stands in a fenced block of code."""
 
-    __slots__ = ("_ticks", "inside")
+    __slots__ = ("inside", "ticks")
 
     def __init__(self, inside: bool = False, ticks: int = 0) -> None:
         self.inside = inside
-        self._ticks = ticks
+        self.ticks = ticks
 
     def copy(self) -> _Fence:
-        return _Fence(self.inside, self._ticks)
+        return _Fence(self.inside, self.ticks)
 
     def read(self, text: str) -> None:
         if "`" not in text:
-            self._ticks = 0
+            self.ticks = 0
             return
-        text = "`" * self._ticks + text
+        text = "`" * self.ticks + text
         self.inside ^= bool(text.count("```") & 1)
-        self._ticks = (len(text) - len(text.rstrip("`"))) % 3
+        self.ticks = (len(text) - len(text.rstrip("`"))) % 3
 
 
 class TextReader(CallReader):
@@ -115,10 +118,13 @@ class TextReader(CallReader):
         nothing is open or held, and nothing begins in it."""
         if self._after or self._held or self._open is not None or self._bare is not None:
             return False
-        if "{" in text or "[" in text or "TOOL_CALLS" in text or self._tail(text, 0) < len(text):
+        if "{" in text or "[" in text or "TOOL_CALLS" in text:
             return False
         if text:
-            self._fence.read(text)
+            if text[-1] in self._names.ends and self._tail(text, 0) < len(text):
+                return False
+            if "`" in text or self._fence.ticks:
+                self._fence.read(text)
         return True
 
     def after_call(self, rest: str) -> None:
@@ -233,13 +239,23 @@ class TextReader(CallReader):
 
     def _tail(self, text: str, floor: int) -> int:
         """Where the end of the text that may become a marker, or a name, begins."""
-        prefixes = self._names.prefixes
-        if text[-1:] not in self._names.ends:
+        names = self._names
+        if text[-1:] not in names.ends:
             return len(text)
-        for start in range(max(floor, len(text) - self._names.longest), len(text)):
-            if text[start:] in prefixes and (text[start] == "[" or self._before(text, start) not in _WORD):
+        floor = max(floor, len(text) - names.longest)
+        if names.words and "[" not in text:  # then it can be nothing but the last word, from its first letter on
+            start = len(text.rstrip(_LETTERS))
+            return start if start >= floor and self._begins(text, start) else len(text)
+        for start in range(floor, len(text)):
+            if self._begins(text, start):
                 return start
         return len(text)
+
+    def _begins(self, text: str, start: int) -> bool:
+        """From here on the text is the start of a marker, or of a name that is not a part of a longer word."""
+        if text[start:] not in self._names.prefixes:
+            return False
+        return text[start] == "[" or self._before(text, start) not in _WORD
 
     def _before(self, text: str, start: int) -> str:
         if start:
@@ -330,6 +346,27 @@ class TextReader(CallReader):
         properties = schema.get("properties")
         known = not isinstance(properties, dict) or not properties or key.group(1) in properties
         return _Found(start, name, None, at) if known else None
+
+
+class Reading:
+    """What reads one choice's text, once there is something to read: `reader`.
+
+    It is shared by the choice and its structured calls: neither has to know the other, which only the collector could
+    part again.
+    """
+
+    __slots__ = ("_answer", "_names", "reader")
+
+    def __init__(self, answer: Answer, names: Names) -> None:
+        self._answer = answer
+        self._names = names
+        self.reader: CallReader | None = None
+
+    def by_text(self) -> CallReader:
+        """The reader; where there is none, it goes by the text alone."""
+        if self.reader is None:
+            self.reader = TextReader(self._answer, self._names)
+        return self.reader
 
 
 def _end(pattern: re.Pattern[str], text: str, position: int) -> int:

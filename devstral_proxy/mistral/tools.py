@@ -43,7 +43,7 @@ class ToolSet:
         self.own: dict[str, str] = {}
         self.custom: set[str] = set()
 
-    def add_all(self, tools: Any, where: str) -> None:
+    def add_all(self, tools: Any, where: str = "tools") -> None:
         """Translate the request's `tools`. Raises BadRequest for what OpenAI's API refuses too."""
         if not isinstance(tools, list):
             raise BadRequest("'tools' must be an array.", param=where)

@@ -14,27 +14,30 @@ import os
 import platform
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
-from operator import add
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from devstral_proxy import __version__
 from devstral_proxy.config import Settings
-from devstral_proxy.mistral.rewrites import REWRITES
+from devstral_proxy.mistral.rewrites import REWRITES, counts
 from devstral_proxy.server.multiprocess import DIRECTORY, reading
 from devstral_proxy.server.series import CHUNK_BUCKETS, SERIES
+from devstral_proxy.server.tallies import LONGEST, OTHER, Counter, Histogram, Kind, Operation, Values
 
 if TYPE_CHECKING:
     from devstral_proxy.server.exchange import Exchange
 
-OTHER = "other"
 PROVIDER = "vllm"
 MOST_MODELS = 64
 MOST_KEYS = 256
 MOST_VALUES = 128
 """Distinct values of any other label. What comes later is counted as `other`."""
+MOST_KINDS = 512
+MOST_CHANGES = 16
+"""Kinds of requests, and lists of so many changes, whose counters are remembered."""
 COLLECT_EVERY = 1.0
 """Seconds for which counts may stay in their process, where another one may be asked for them."""
 OPERATIONS = {
@@ -46,6 +49,8 @@ OPERATIONS = {
     "/v1/embeddings": "embeddings",
 }
 """gen_ai.operation.name by route. Other routes are counted, not timed."""
+
+_NAME = itemgetter(0)
 
 Reading = Iterable[tuple[str, tuple[str, ...], float]]
 """Values of gauges: the series, its labels' values, the value."""
@@ -75,80 +80,6 @@ class Gaps:
         return self.last - self.first
 
 
-class _Values:
-    """The values of one label, no more than a number of them."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._known: dict[str, str] = {OTHER: OTHER}
-
-    def of(self, value: str) -> str:
-        """The value, or `other`."""
-        known = self._known.get(value)
-        if known is None:
-            known = value if len(self._known) <= self._most and len(value) <= 256 else OTHER
-            if known is value:
-                self._known[value] = value
-        return known
-
-
-class _Counter:
-    """What a counter's child has still to be told."""
-
-    __slots__ = ("_child", "pending")
-
-    def __init__(self, child: Any) -> None:
-        self._child = child
-        self.pending = 0.0
-
-    def flush(self) -> None:
-        if self.pending:
-            self._child.inc(self.pending)
-            self.pending = 0.0
-
-
-class _Histogram:
-    """What a histogram's child has still to be told."""
-
-    __slots__ = ("_bounds", "_child", "counts", "total")
-
-    def __init__(self, child: Any) -> None:
-        self._child = child
-        self._bounds: list[float] = child._upper_bounds
-        self.counts = [0] * len(self._bounds)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.total += value
-        self.counts[bisect_left(self._bounds, value)] += 1
-
-    def merge(self, gaps: Gaps) -> None:
-        self.total += gaps.total
-        self.counts = list(map(add, self.counts, gaps.counts))
-
-    def flush(self) -> None:
-        if any(self.counts):
-            for bucket, count in zip(self._child._buckets, self.counts, strict=True):
-                if count:
-                    bucket.inc(count)
-            self._child._sum.inc(self.total)
-            self.counts = [0] * len(self._bounds)
-            self.total = 0.0
-
-
-class _Operation:
-    """The children of one operation on one model."""
-
-    __slots__ = ("chunk", "first_token", "input", "output", "per_token")
-
-    def __init__(self, histogram: Callable[..., _Histogram], *labels: str) -> None:
-        self.first_token = histogram("gen_ai_server_time_to_first_token_seconds", *labels)
-        self.per_token = histogram("gen_ai_server_time_per_output_token_seconds", *labels)
-        self.chunk = histogram("gen_ai_client_operation_time_per_output_chunk_seconds", *labels)
-        self.input = histogram("gen_ai_client_token_usage", *labels, "input")
-        self.output = histogram("gen_ai_client_token_usage", *labels, "output")
-
-
 class Metrics:
     """The registry of one process. Used on the event loop's thread only, but for the rendering of the page."""
 
@@ -174,12 +105,14 @@ class Metrics:
                 self._families[name] = prometheus_client.Counter(name, series.says, **args)
         if not self.multiprocess:
             prometheus_client.ProcessCollector(registry=self._registry)
-        self._models, self._keys = _Values(MOST_MODELS), _Values(MOST_KEYS)
-        self._routes, self._errors, self._upstreams = _Values(MOST_VALUES), _Values(MOST_VALUES), _Values(MOST_VALUES)
-        self._counters: dict[tuple[str, ...], _Counter] = {}
-        self._histograms: list[_Histogram] = []
-        self._operations: dict[tuple[str, str], _Operation] = {}
-        self._durations: dict[tuple[str, str, str], _Histogram] = {}
+        self._models, self._keys = Values(MOST_MODELS), Values(MOST_KEYS)
+        self._routes, self._errors, self._upstreams = Values(MOST_VALUES), Values(MOST_VALUES), Values(MOST_VALUES)
+        self._kinds: dict[tuple[str, int, str, str, str], Kind] = {}
+        self._changed: dict[tuple[str, ...], Sequence[tuple[Counter, int]]] = {}
+        self._counters: dict[tuple[str, ...], Counter] = {}
+        self._histograms: list[Histogram] = []
+        self._operations: dict[tuple[str, str], Operation] = {}
+        self._durations: dict[tuple[str, str, str], Histogram] = {}
         self._queue_time = self._histogram("devstral_proxy_queue_time_seconds")
         self._set("devstral_proxy_build_info", (__version__, platform.python_version()), 1)
 
@@ -194,22 +127,28 @@ class Metrics:
     def upstream_failed(self, upstream: str, error_type: str) -> None:
         """One request to this server has failed, whether it is sent again or not."""
         labels = (self._upstreams.of(upstream), self._errors.of(error_type))
-        self._count(1, "devstral_proxy_upstream_errors_total", *labels)
+        self._counter("devstral_proxy_upstream_errors_total", *labels).pending += 1
 
     def refused(self, error_type: str) -> None:
         """A request was refused by the HTTP protocol, before there was an exchange."""
-        self._count(1, "devstral_proxy_refused_total", self._errors.of(error_type))
+        self._counter("devstral_proxy_refused_total", self._errors.of(error_type)).pending += 1
 
     def finished(self, exchange: Exchange) -> None:
         """Count one request at its end."""
         now = time.perf_counter()
-        count = self._count
-        key = self._keys.of(exchange.key)
-        status = str(exchange.status)
-        count(1, "devstral_proxy_requests_total", self._routes.of(exchange.path), status, key)
-        operation = OPERATIONS.get(exchange.path)
-        if operation is not None:
-            self._operation(exchange, operation, key, now)
+        error = error_type(exchange)
+        which = (exchange.path, exchange.status, exchange.key, exchange.served, error)
+        kind = self._kinds.get(which)
+        if kind is None:
+            kind = self._kind(*which)
+            if len(self._kinds) >= MOST_KINDS:
+                self._kinds.clear()
+            if len(error) <= LONGEST:
+                self._kinds[which] = kind
+        kind.requests.pending += 1
+        if kind.of is not None and kind.duration is not None:
+            kind.duration.observe(now - exchange.started)
+            self._operation(exchange, kind, kind.of, error, now)
         if exchange.rewrites:
             self._changes("devstral_proxy_rewrites_total", exchange.rewrites)
         if exchange.repairs:
@@ -218,13 +157,17 @@ class Metrics:
             self._queue_time.observe(exchange.queued)
         if exchange.attempts:
             upstream = self._upstreams.of(exchange.upstream)
-            count(exchange.attempts, "devstral_proxy_upstream_requests_total", upstream)
+            self._counter("devstral_proxy_upstream_requests_total", upstream).pending += exchange.attempts
             if exchange.attempts > 1:
-                count(exchange.attempts - 1, "devstral_proxy_retries_total", upstream)
+                self._counter("devstral_proxy_retries_total", upstream).pending += exchange.attempts - 1
 
-    def _operation(self, exchange: Exchange, operation: str, key: str, now: float) -> None:
-        model = self._models.of(exchange.served or OTHER)
-        error = error_type(exchange)
+    def _kind(self, path: str, status: int, key: str, served: str, error: str) -> Kind:
+        key = self._keys.of(key)
+        requests = self._counter("devstral_proxy_requests_total", self._routes.of(path), str(status), key)
+        operation = OPERATIONS.get(path)
+        if operation is None:
+            return Kind(requests)
+        model = self._models.of(served or OTHER)
         if error:
             error = self._errors.of(error)
         duration = self._durations.get((operation, model, error))
@@ -232,10 +175,12 @@ class Metrics:
             duration = self._durations[operation, model, error] = self._histogram(
                 "gen_ai_server_request_duration_seconds", operation, PROVIDER, model, error
             )
-        duration.observe(now - exchange.started)
         of = self._operations.get((operation, model))
         if of is None:
-            of = self._operations[operation, model] = _Operation(self._histogram, operation, PROVIDER, model)
+            of = self._operations[operation, model] = Operation(self._histogram, operation, PROVIDER, model)
+        return Kind(requests, duration, of)
+
+    def _operation(self, exchange: Exchange, kind: Kind, of: Operation, error: str, now: float) -> None:
         tokens = exchange.output_tokens
         if exchange.first_token:
             of.first_token.observe(exchange.first_token - exchange.started)
@@ -243,35 +188,54 @@ class Metrics:
                 of.per_token.observe((now - exchange.first_token) / (tokens - 1))
         gaps = exchange.gaps
         if gaps is not None and gaps.last:
-            of.chunk.merge(gaps)
-        total = "devstral_proxy_tokens_total"
+            of.chunk.merge(gaps.total, gaps.counts)
         if exchange.input_tokens:
             of.input.observe(exchange.input_tokens)
-            self._count(exchange.input_tokens, total, key, model, "input")
+            if kind.input is None:
+                kind.input = self._tokens(exchange, "input")
+            kind.input.pending += exchange.input_tokens
         if tokens:
             of.output.observe(tokens)
-            self._count(tokens, total, key, model, "output")
+            if kind.output is None:
+                kind.output = self._tokens(exchange, "output")
+            kind.output.pending += tokens
         if exchange.cached_tokens:
-            self._count(exchange.cached_tokens, total, key, model, "input_cached")
+            if kind.cached is None:
+                kind.cached = self._tokens(exchange, "input_cached")
+            kind.cached.pending += exchange.cached_tokens
+
+    def _tokens(self, exchange: Exchange, type: str) -> Counter:
+        key, model = self._keys.of(exchange.key), self._models.of(exchange.served or OTHER)
+        return self._counter("devstral_proxy_tokens_total", key, model, type)
 
     def _changes(self, series: str, changes: list[tuple[str, str]]) -> None:
-        counts: dict[str, int] = {}
-        for name, _ in changes:
-            counts[name] = counts.get(name, 0) + 1
-        for name, count in counts.items():
-            self._count(count, series, name if name in REWRITES else OTHER)
+        if len(changes) > MOST_CHANGES:
+            known = self._counters_of(series, changes)
+        else:  # those of a short conversation are the same again and again
+            which = (series, *map(_NAME, changes))
+            known = self._changed.get(which, ())
+            if not known:
+                if len(self._changed) >= MOST_KINDS:
+                    self._changed.clear()
+                known = self._changed[which] = self._counters_of(series, changes)
+        for counter, count in known:
+            counter.pending += count
 
-    def _count(self, amount: float, *which: str) -> None:
-        """Add to the counter with this name and these labels."""
+    def _counters_of(self, series: str, changes: list[tuple[str, str]]) -> Sequence[tuple[Counter, int]]:
+        names = counts(changes).items()
+        return [(self._counter(series, name if name in REWRITES else OTHER), count) for name, count in names]
+
+    def _counter(self, *which: str) -> Counter:
+        """The counter with this name and these labels."""
         counter = self._counters.get(which)
         if counter is None:
             name, *labels = which
-            counter = self._counters[which] = _Counter(self._families[name].labels(*labels))
-        counter.pending += amount
+            counter = self._counters[which] = Counter(self._families[name].labels(*labels))
+        return counter
 
-    def _histogram(self, name: str, *labels: str) -> _Histogram:
+    def _histogram(self, name: str, *labels: str) -> Histogram:
         family = self._families[name]
-        histogram = _Histogram(family.labels(*labels) if labels else family)
+        histogram = Histogram(family.labels(*labels) if labels else family)
         self._histograms.append(histogram)
         return histogram
 

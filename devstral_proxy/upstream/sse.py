@@ -22,6 +22,7 @@ KEEPALIVE = b": keepalive\n\n"
 DEFAULT_MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
+_CR, _LF = b"\r\n"
 
 
 class EventTooLarge(UpstreamProtocolError):
@@ -58,13 +59,14 @@ DONE = encode(b"[DONE]")
 
 
 class Parser:
-    """An incremental parser of one response's body.
+    """An incremental parser of one response's body. `idle`: nothing has begun that is not whole.
 
     `feed` and `eof` raise EventTooLarge when the lines of one event hold more than `max_event_bytes`; events that were
     complete before it are returned first, and the error is raised by the call after.
     """
 
     def __init__(self, max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES) -> None:
+        self.idle = True
         self._max = max_event_bytes
         self._line = bytearray()  # the line that has begun
         self._data: list[bytes] = []  # the data lines of the event that has begun
@@ -72,11 +74,11 @@ class Parser:
         self._size = 0  # of all finished lines of the event that has begun
         self._after_cr = False  # a CR ended the last line: a LF now belongs to it
         self._started = False  # the first line was read (only there a byte order mark is dropped)
-        self._error: EventTooLarge | None = None
+        self._failed = False  # an event was too large
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that this piece of the body completes."""
-        if self._is_one(chunk):
+        if self.idle and self._is_one(chunk):
             self._started = True
             return [Event(chunk[6:-2], chunk)]
         return self._guarded(chunk)
@@ -87,26 +89,27 @@ class Parser:
         return self._guarded(b"\n\n" if self._line else b"\n")
 
     def _is_one(self, chunk: bytes) -> bool:
-        """One whole event of one line in the form that is sent on, and nothing has begun: so most chunks are."""
+        """One whole event of one line in the form that is sent on: so most chunks are."""
+        end = len(chunk) - 2
         return (
-            chunk.startswith(b"data: ")
-            and chunk.endswith(b"\n\n")
-            and chunk.find(b"\n") == len(chunk) - 2
-            and not (self._size or self._line or self._after_cr or self._error)
-            and b"\r" not in chunk
-            and len(chunk) - 2 <= self._max
+            chunk[:6] == b"data: "
+            and chunk.find(b"\n") == end
+            and chunk[-1] == _LF
+            and _CR not in chunk
+            and end <= self._max
         )
 
     def _guarded(self, chunk: bytes) -> list[Event]:
-        if self._error is not None:
-            raise self._error
+        if self._failed:
+            raise self._too_large()
         events: list[Event] = []
         try:
             self._read(chunk, events)
-        except EventTooLarge as error:
-            self._error = error
+        except EventTooLarge:
+            self._failed = True
             if not events:
                 raise
+        self.idle = not (self._size or self._line or self._after_cr or self._failed)
         return events
 
     def _read(self, chunk: bytes, events: list[Event]) -> None:

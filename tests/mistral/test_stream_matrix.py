@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -88,7 +89,7 @@ def exchange(version: str, case: str, way: str, stream: bool, cut: int = 0, crlf
     except AnswerLost:
         again = ask_again(planned, row)
         assert again is not None
-        given.lossy = False
+        given = replace(given, lossy=False)
         answer = served(version, case, way, again)
         assert answer is not None
         return answered(answer["body"], again["stream"], given, cut, crlf)

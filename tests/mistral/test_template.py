@@ -18,6 +18,10 @@ def data(event: bytes) -> bytes:
     return event[6:-2]
 
 
+def event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
 def learned(event: bytes) -> Any:
     parsed = orjson.loads(data(event))
     choice = parsed["choices"][0]
@@ -31,18 +35,19 @@ def test_content(first: str, second: str, ascii: bool) -> None:
     other = json.dumps(orjson.loads(data(text(second))), ensure_ascii=ascii, separators=(",", ":")).encode(
         "utf-8", "surrogatepass"
     )
-    assert template.read(other) in (second, None)
+    assert template.read(event(other)) in (second, None)
     if not any(0xD800 <= ord(char) <= 0xDFFF for char in second):
-        assert template.read(other) == second
+        assert template.read(event(other)) == second
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_arguments(first: str, second: str) -> None:
     template = learned(call(first, at=2))
     assert (template.choice, template.call) == (0, 2)
-    assert template.read(data(call(second, at=2))) == second
-    assert template.read(data(call(second, at=1))) is None
-    assert template.read(data(text(second))) is None
+    assert template.read(call(second, at=2)) == second
+    assert template.read(call(second, at=1)) is None
+    assert template.read(text(second)) is None
+    assert template.read(call(second, at=2) + call(second, at=2)) is None
 
 
 @given(st.binary(max_size=12))
@@ -55,7 +60,7 @@ def test_any_bytes_between(inner: bytes) -> None:
         exact = orjson.loads(head + inner + tail) == same
     except (orjson.JSONDecodeError, KeyError, TypeError):
         expected, exact = None, False
-    assert learned(text("a")).read(head + inner + tail) == (expected if exact else None)
+    assert learned(text("a")).read(event(head + inner + tail)) == (expected if exact else None)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +90,13 @@ def test_other_servers_spaces(template: str) -> None:
     parsed = orjson.loads(first)
     found = learn(0, parsed["choices"][0]["delta"], first)
     assert found is not None
-    assert found.read(second) == "two"
+    assert found.read(event(second)) == "two"
+
+
+def test_an_event_of_several_lines_is_not_learned_from() -> None:
+    """On the wire it does not look like its data."""
+    first = json.dumps(orjson.loads(data(text("a"))), indent=1).encode()
+    assert learn(0, {"content": "a"}, first) is None
 
 
 def test_a_large_chunk_is_not_learned_from() -> None:

@@ -10,7 +10,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devstral_proxy.mistral import messages, response
+from devstral_proxy.mistral import messages, response, stream
 from devstral_proxy.mistral.choice import Choice
 from devstral_proxy.mistral.context import AnswerContext
 from devstral_proxy.mistral.names import ToolNames
@@ -144,7 +144,8 @@ def test_a_conversation(conversation: Conversation, profile: ModelProfile, data:
         said[at : at + 1] = data.draw(st.sampled_from(([], [said[at], said[at]], [{**said[at], "content": ""}])))
     quick = translated(said, profile)
     with (
-        slow(messages, "quickly", "is_plain"),
+        slow(messages, "is_plain"),
+        patch.object(messages, "quickly", lambda _, start, *__: start),
         patch.object(messages, "plain_end", lambda _, start: start),
     ):
         assert quick == translated(said, profile)
@@ -163,7 +164,10 @@ def test_the_quick_path_is_taken() -> None:
     assert is_plain(said[0])
     assert plain_end(said, 0) == 1
     assert plain_end(said, 3) == 5
-    assert quickly(said, 1, True, RewriteLog()) is not None
+    log, out, ids = RewriteLog(), list[dict[str, Any]](), list[str]()
+    assert quickly(said, 1, True, ToolNames(), log, out, ids) == 3
+    assert [message["role"] for message in out] == ["assistant", "tool"]
+    assert (len(log.entries), ids) == (2, ["call_1"])
 
 
 # The tools
@@ -222,6 +226,8 @@ PARTS = st.one_of(
     WORDS.map(text),
     WORDS.map(text),
     st.sampled_from((call('{"city": ', "get_weather", "abcDEF123"), call('"x"'), call("}"), call("", "rm", "1"))),
+    st.sampled_from((call('{"city": "', "get_weather", "abcDEF123"), call("Pa"), call("ris"), call('", "b": "'))),
+    st.sampled_from(("Par", "is", "", "\\n", "\\", "n", "\t", "\\u00e9", "é\u00a0", "'", '"}', "x", "y")).map(call),
     st.sampled_from(
         (b": ping\n\n", b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n', text("b", index=1))
     ),
@@ -233,8 +239,9 @@ def streamed(parts: list[bytes], given_context: AnswerContext) -> tuple[list[tup
     repair, parser = StreamRepair(given_context, log), Parser()
     out: list[Event] = []
     for part in parts:
-        for event in parser.feed(part):
-            repair.feed_into(event, out)
+        if not (parser.idle and repair.feed_raw(part, out)):
+            for event in parser.feed(part):
+                repair.feed_into(event, out)
     out += repair.finish()
     return [(event.data, event.raw) for event in out], log.entries
 
@@ -244,5 +251,7 @@ def streamed(parts: list[bytes], given_context: AnswerContext) -> tuple[list[tup
 def test_a_stream(parts: list[bytes], given_context: AnswerContext, reason: str) -> None:
     parts = [role(), text("Well", ", "), *parts, finish(reason), END]
     quick = streamed(parts, given_context)
-    with slow(Choice, "passes"), slow(Parser, "_is_one"):
+    with slow(Choice, "passes"):
+        assert quick == streamed(parts, given_context)
+    with slow(Parser, "_is_one"), slow(stream, "learn"):
         assert quick == streamed(parts, given_context)

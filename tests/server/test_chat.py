@@ -319,6 +319,7 @@ async def test_a_defect_of_the_repair_is_a_500_or_an_error_event(stream: bool, m
         yield chunk({"content": "lo."})
 
     monkeypatch.setattr(StreamRepair, "feed_into", feed_into)
+    monkeypatch.setattr(StreamRepair, "feed_raw", lambda *_: False)  # no piece is known without being read
     async with proxied(Vllm(sse(pieces()))) as client:
         response = await client.post(CHAT, json=request(stream=stream, tools=[TOOL]))
     assert "secret" not in response.text
