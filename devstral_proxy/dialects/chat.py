@@ -102,19 +102,17 @@ class ChatAnswer:
             value = None
         if isinstance(value, dict):
             if isinstance(value.get("choices"), list):
-                return self._whole(self._translator.response(value))
+                repaired = self._translator.response(value)
+                usage, choices = repaired.get("usage"), repaired["choices"]
+                if isinstance(usage, dict):
+                    self._usage = usage
+                if choices:
+                    self._finish = str(choices[0]["finish_reason"])
+                return repaired
             if "error" in value:
                 raise self._translator.error(_status_of(body), body)
         kind = content_type.partition(";")[0].strip()[:80] or "no content type"
         raise UpstreamProtocolError(f"vLLM's answer is no chat completion ({kind}); check VLLM_BASE")
-
-    def _whole(self, body: dict[str, Any]) -> dict[str, Any]:
-        usage = body.get("usage")
-        if isinstance(usage, dict):
-            self._usage = usage
-        if body["choices"]:
-            self._finish = str(body["choices"][0]["finish_reason"])
-        return body
 
     def folded(self, events: Iterable[sse.Event]) -> dict[str, Any]:
         """A repaired stream, for a client that asked for none. Raises the error that an error event tells."""

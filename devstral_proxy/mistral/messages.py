@@ -11,6 +11,7 @@ of a conversation's first turns is a prefix of the translation of the whole, and
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -62,11 +63,17 @@ class _Turn:
 
 
 class Conversation:
-    """Translates one request's `messages`. One instance a request; `translate` is called once."""
+    """Translates one request's `messages`. One instance a request; `translate` is called once.
 
-    def __init__(self, profile: ModelProfile, names: ToolNames, log: RewriteLog) -> None:
+    `names`: what the tools' names were mapped from, as `ToolNames.back`; afterwards with those of the calls, in another
+    dict if there are any to add.
+    """
+
+    def __init__(self, profile: ModelProfile, names: dict[str, str], valid: Container[str], log: RewriteLog) -> None:
+        """`valid`: names that are known to be so."""
+        self.names = names
         self._profile = profile
-        self._names = names
+        self._valid = valid
         self._log = log
         self._calls: CallTranslator | None = None
         self._thinks = profile.reasoning and profile.tokenizer in ("v13", "v15")
@@ -89,14 +96,14 @@ class Conversation:
         check_roles(messages)
         index = self._leading_systems(messages)
         splits_text = self._profile.tokenizer == "v3"
-        names, log, out, ids = self._names, self._log, self._out, self._ids
+        valid, log, out, ids = self._valid, self._log, self._out, self._ids
         size = len(messages)
         while index < size:
             end, assistant = index, messages[index]["role"] == "assistant"
             if assistant:
                 if self._users:
                     self._join_users()
-                end = quickly(messages, index, splits_text, names, log, out, ids)
+                end = quickly(messages, index, splits_text, valid, log, out, ids)
             if end == index:
                 end = plain_end(messages, index)
                 if assistant or not out or out[-1]["role"] in _BEFORE_USER:
@@ -110,28 +117,33 @@ class Conversation:
                 index = self._exchange(messages, index)
         if self._users:
             self._join_users()
+        if self._calls is not None:
+            self.names = self._calls.names.back
         return self._out
 
     # -- exchanges
 
     def _leading_systems(self, messages: list[Message]) -> int:
         index = 0
-        while index < len(messages) and messages[index]["role"] in ("system", "developer"):
-            message = messages[index]
-            if is_plain(message) and message["role"] == "system":
+        for message in messages:
+            role = message["role"]
+            if role == "system" and is_plain(message):
                 self._out.append(message)
-                index += 1
-                continue
-            where = f"messages[{index}]"
-            # Magistral's system prompts hold thinking parts, and only v13 takes them there.
-            keeps = self._thinks and self._profile.tokenizer == "v13"
-            content = self._content(message, Allowed(thinking="keep" if keeps else "text"), where)
-            if content is not None:
-                self._out.append(self._system(message, content, where))
+            elif role == "system" or role == "developer":
+                self._leading_system(message, f"messages[{index}]")
             else:
-                self._log.add("empty_dropped", where)
+                break
             index += 1
         return index
+
+    def _leading_system(self, message: Message, where: str) -> None:
+        # Magistral's system prompts hold thinking parts, and only v13 takes them there.
+        keeps = self._thinks and self._profile.tokenizer == "v13"
+        content = self._content(message, Allowed(thinking="keep" if keeps else "text"), where)
+        if content is not None:
+            self._out.append(self._system(message, content, where))
+        else:
+            self._log.add("empty_dropped", where)
 
     def _exchange(self, messages: list[Message], start: int) -> int:
         """Translate from `start` up to the next run of assistant messages; returns where that begins."""
@@ -287,7 +299,7 @@ class Conversation:
         """The calls so far, those of exchanges that needed no walk included."""
         calls, ids = self._calls, self._ids
         if calls is None:
-            calls = self._calls = CallTranslator(self._names, self._log)
+            calls = self._calls = CallTranslator(ToolNames(self.names), self._log)
         if ids:
             calls.count += len(ids)
             self._earlier.update(ids)

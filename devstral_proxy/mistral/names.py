@@ -7,7 +7,6 @@ mistral-common takes `[a-zA-Z0-9_-]{1,64}` only; MCP servers make names with dot
 from __future__ import annotations
 
 import re
-from collections.abc import Container
 from typing import Final
 
 from devstral_proxy.mistral.tool_ids import hashed
@@ -26,15 +25,14 @@ def is_valid(name: str) -> bool:
 class ToolNames:
     """The names of one request: client's name to Mistral's, and back for those that differ.
 
-    `back` may be given by others, who share it: it is replaced where a name is added. `valid` are names known to be so.
+    `back` may be given by others, who share it: it is replaced where a name is added.
     """
 
-    __slots__ = ("_shared", "back", "valid")
+    __slots__ = ("_shared", "back")
 
-    def __init__(self, back: dict[str, str] | None = None, valid: Container[str] = ()) -> None:
+    def __init__(self, back: dict[str, str] | None = None) -> None:
         self._shared = back is not None
         self.back = {} if back is None else back
-        self.valid = valid
 
     def mapped(self, name: str) -> str:
         """The name as it goes upstream; remembered for the way back where it differs."""

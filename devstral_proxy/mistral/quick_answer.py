@@ -31,18 +31,22 @@ def quickly(choice: Any, number: int, context: AnswerContext, log: RewriteLog) -
     """The choice for the client; None where it takes a reader to tell."""
     if type(choice) is not dict or choice.get("token_ids") is not None:
         return None
-    message = choice.get("message")
-    if type(message) is not dict or not _MESSAGE.issuperset(message) or message.get("role") != "assistant":
+    try:
+        message, reason = choice["message"], choice["finish_reason"]
+        role, content = message["role"], message["content"]
+    except (KeyError, TypeError):
+        return None
+    if type(message) is not dict or role != "assistant" or not _MESSAGE.issuperset(message):
         return None
     if message.get("reasoning") is not None or message.get("reasoning_content") is not None:
         return None
-    content, calls, reason = message.get("content"), message.get("tool_calls"), choice.get("finish_reason")
     if content is not None:
         if type(content) is not str:
             return None
         # One of these is in every text that holds a call (see `tool_markup`).
         if ("[" in content or "{" in content or "TOOL_CALLS" in content) and context.reads_text:
             return None
+    calls = message.get("tool_calls")
     if not calls:
         if not content or reason not in ("stop", "content_filter"):
             return None
@@ -53,22 +57,25 @@ def quickly(choice: Any, number: int, context: AnswerContext, log: RewriteLog) -
     if reason != "tool_calls" or type(calls) is not list or len(calls) > context.max_calls:
         return None
     ids: list[str] = []
+    renamed: list[dict[str, Any]] = []
+    changes: list[int] = []
     for call in calls:
         id = _id(call, context)
         if id is None:
             return None
-        ids.append(tool_ids.mapped(id))
+        own = tool_ids.mapped(id)
+        if own != id:
+            changes.append(len(ids))
+            call = call.copy()
+            call["id"] = own
+        ids.append(own)
+        renamed.append(call)
     if len(ids) > 1 and len(set(ids)) < len(ids):
         return None
-    renamed = calls
-    for place, call in enumerate(calls):
-        if call["id"] != ids[place]:
-            log.add("answer_id", f"{_where(choice, number)}.tool_calls[{place}]")
-            if renamed is calls:
-                renamed = calls.copy()
-            renamed[place] = {**call, "id": ids[place]}
-    if renamed is calls:
+    if not changes:
         return choice
+    for place in changes:
+        log.add("answer_id", f"{_where(choice, number)}.tool_calls[{place}]")
     message = message.copy()
     message["tool_calls"] = renamed
     repaired: dict[str, Any] = choice.copy()
@@ -94,4 +101,6 @@ def _id(call: Any, context: AnswerContext) -> str | None:
 
 def _where(choice: dict[str, Any], number: int) -> str:
     index = choice.get("index", number)
+    if type(index) is int and index == 0:  # as nearly always: it need not be written out
+        return "choices[0]"
     return f"choices[{index if isinstance(index, int) else number}]"

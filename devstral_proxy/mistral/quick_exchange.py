@@ -8,13 +8,14 @@ this asks for exact types, takes keys as they should be there, and calls nothing
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Final
 
 from orjson import loads
 
 from devstral_proxy.mistral.calls import NO_IDS
 from devstral_proxy.mistral.json_text import MAX_DEPTH, is_deep
-from devstral_proxy.mistral.names import ToolNames, is_valid
+from devstral_proxy.mistral.names import is_valid
 from devstral_proxy.mistral.rewrites import RewriteLog
 from devstral_proxy.mistral.tool_ids import MAX_KEPT, kept
 
@@ -45,7 +46,7 @@ def quickly(
     messages: list[dict[str, Any]],
     start: int,
     splits_text: bool,
-    names: ToolNames,
+    valid: Container[str],
     log: RewriteLog,
     out: list[dict[str, Any]],
     given: list[str],
@@ -53,7 +54,8 @@ def quickly(
     """Append to `out` what the exchange with calls that begins at `start` comes to, and to `given` the client's ids of
     its calls; returns where the next one begins. `start` itself where it takes a walk to tell: then nothing is done.
 
-    `splits_text`: text beside calls is refused, and becomes a message of its own (tokenizer v3).
+    `splits_text`: text beside calls is refused, and becomes a message of its own (tokenizer v3). `valid`: tools' names
+    that are known to be so.
     """
     message = messages[start]
     if len(message) != 3 or message["role"] != "assistant":
@@ -70,9 +72,9 @@ def quickly(
     if end > len(messages) or (end < len(messages) and messages[end]["role"] != "assistant"):
         return start
     if len(calls) > 1:
-        return end if _several(messages, start, names, log, out, given) else start
+        return end if _several(messages, start, valid, log, out, given) else start
     call, result = calls[0], messages[start + 1]
-    id = _id(call, result, names)
+    id = _id(call, result, valid)
     if id is None:
         return start
     given.append(id)
@@ -91,7 +93,7 @@ def quickly(
     return end
 
 
-def _id(call: Any, result: dict[str, Any], names: ToolNames) -> str | None:
+def _id(call: Any, result: dict[str, Any], valid: Container[str]) -> str | None:
     """The id of a call in which nothing but this may have to be changed, given the message that has to be a text result
     of this call, and nothing more. Else None."""
     try:
@@ -101,7 +103,7 @@ def _id(call: Any, result: dict[str, Any], names: ToolNames) -> str | None:
             return None
         if type(id) is not str or id in NO_IDS or len(id) > MAX_KEPT:
             return None
-        if type(name) is not str or (name not in names.valid and not is_valid(name)):
+        if type(name) is not str or (name not in valid and not is_valid(name)):
             return None
         if result["tool_call_id"] != id or result["role"] != "tool" or type(result["content"]) is not str:
             return None
@@ -123,7 +125,7 @@ def _is_named(result: dict[str, Any]) -> bool:
 def _several(
     messages: list[dict[str, Any]],
     start: int,
-    names: ToolNames,
+    valid: Container[str],
     log: RewriteLog,
     out: list[dict[str, Any]],
     given: list[str],
@@ -133,7 +135,7 @@ def _several(
     calls, results = message["tool_calls"], messages[start + 1 : start + 1 + len(message["tool_calls"])]
     ids: list[str] = []
     for call, result in zip(calls, results, strict=True):
-        id = _id(call, result, names)
+        id = _id(call, result, valid)
         if id is None:
             return False
         ids.append(id)

@@ -92,23 +92,24 @@ class ToolMemo:
         log: RewriteLog,
     ) -> Frame:
         """The frame of a request whose messages do not end with the assistant's. Raises BadRequest."""
-        defined, fields = given.get("tools"), _fields_key(given)
+        fields, defined = _fields_key(given), given.get("tools")
         tools = _tools_key(defined) if defined else b""
         if fields is None or tools is None:
             return frame_of(given, profile, capabilities, max_model_len, self.add_all, log)
         key = (fields, id(profile), id(capabilities), max_model_len)  # a frame refers to both: no other has their ids
-        entry = self._entry(tools) if tools else None
-        frames = self._toolless if entry is None else entry.frames
+        frames = self._toolless
+        if tools:
+            entry = self._entry(tools)
+            frames = {} if entry is None else entry.frames
         frame = frames.get(key)
         if frame is not None:
             log.entries += frame.before
             return frame
         frame = frame_of(given, profile, capabilities, max_model_len, self.add_all, log)
-        if entry is None and tools:
-            frames = self._entries[tools].frames
         if self._frames >= MAX_FRAMES:
             self._forget_frames()
         self._frames += 1
+        frames = self._entries[tools].frames if tools else self._toolless
         frames[key] = frame
         return frame
 

@@ -12,7 +12,6 @@ from devstral_proxy.mistral.context import NOTHING_ASKED
 from devstral_proxy.mistral.frame import Frame, frame_of
 from devstral_proxy.mistral.json_text import MAX_DEPTH, deep_path
 from devstral_proxy.mistral.messages import Conversation, Message
-from devstral_proxy.mistral.names import ToolNames
 from devstral_proxy.mistral.profiles import ModelProfile
 from devstral_proxy.mistral.response import repair_response
 from devstral_proxy.mistral.rewrites import RewriteLog
@@ -65,28 +64,27 @@ class Translator:
 
     def _request(self, given: dict[str, Any]) -> dict[str, Any]:
         log = self.rewrites
-        frame = self._frame(given)
+        if self._memo is not None:
+            frame = self._memo.frame(given, self.profile, self.capabilities, self.max_model_len, log)
+        else:
+            frame = self._new_frame(given, log)
         if "messages" not in given:
             raise BadRequest("'messages' is required.", param="messages")
-        names = ToolNames(frame.context.names, valid=frame.context.tools)
-        messages = Conversation(self.profile, names, log).translate(given["messages"])
-        self._first_user(messages, bool(frame.context.tools))
+        context = frame.context
+        conversation = Conversation(self.profile, context.names, context.tools, log)
+        messages = conversation.translate(given["messages"])
+        self._first_user(messages, bool(context.tools))
         if messages[-1]["role"] == "assistant":
             frame = self._new_frame(given, RewriteLog(), continued=True)
+            context = frame.context
         log.entries += frame.after
-        self.legacy = frame.legacy
-        self.context = frame.context
-        if names.back != frame.context.names:  # a call of the history had a name that no tool has
-            self.context = replace(frame.context, names=names.back)
+        if conversation.names is not context.names:  # a call of the history has a name that no tool has
+            context = replace(context, names=conversation.names)
+        self.legacy, self.context = frame.legacy, context
         body = frame.body.copy()
         body["messages"] = messages
         self.streamed = body.get("stream") is True
         return body
-
-    def _frame(self, given: dict[str, Any]) -> Frame:
-        if self._memo is None:
-            return self._new_frame(given, self.rewrites)
-        return self._memo.frame(given, self.profile, self.capabilities, self.max_model_len, self.rewrites)
 
     def _new_frame(self, given: dict[str, Any], log: RewriteLog, continued: bool = False) -> Frame:
         add_tools = self._memo.add_all if self._memo is not None else ToolSet.add_all
@@ -98,10 +96,15 @@ class Translator:
         v13 and later write the tools into the first user message: without one they would be lost. And no validator
         sees the calls of a message that is the very first.
         """
-        first, size = 0, len(messages)
-        while first < size and messages[first]["role"] == "system":
+        first = 0
+        for message in messages:
+            role = message["role"]
+            if role == "user":
+                return
+            if role != "system":
+                break
             first += 1
-        if (has_tools or first == 0) and (first == size or messages[first]["role"] != "user"):
+        if has_tools or first == 0:
             self.rewrites.add("user_added", f"messages[{first}]")
             messages.insert(first, {"role": "user", "content": ""})
 

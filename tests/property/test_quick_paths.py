@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -18,8 +19,10 @@ from devstral_proxy.mistral.profiles import ModelProfile
 from devstral_proxy.mistral.quick_exchange import is_plain, plain_end, quickly
 from devstral_proxy.mistral.rewrites import RewriteLog
 from devstral_proxy.mistral.stream import StreamRepair
-from devstral_proxy.mistral.tool_memo import MAX_BYTES, MAX_TOTAL, ToolMemo
+from devstral_proxy.mistral.tool_memo import MAX_BYTES, MAX_FIELDS, MAX_FRAMES, MAX_TOTAL, ToolMemo
 from devstral_proxy.mistral.tools import ToolSet
+from devstral_proxy.mistral.translator import Translator
+from devstral_proxy.upstream.capabilities import for_version
 from devstral_proxy.upstream.sse import Event, Parser
 from tests.conversations import Conversation, odd_conversations, plain_conversations
 from tests.streams import END, TOOLS, call, context, finish, role, text
@@ -126,12 +129,13 @@ def test_a_whole_answer(choice: dict[str, Any], given_context: AnswerContext) ->
 
 
 def translated(given_messages: list[Any], profile: ModelProfile) -> tuple[Any, Entries, dict[str, str]]:
-    log, names = RewriteLog(), ToolNames()
+    log = RewriteLog()
+    conversation = messages.Conversation(profile, {}, (), log)
     try:
-        result: Any = messages.Conversation(profile, names, log).translate(given_messages)
+        result: Any = conversation.translate(given_messages)
     except Exception as error:
         result = repr(error)
-    return result, log.entries, names.back
+    return result, log.entries, conversation.names
 
 
 @settings(max_examples=400)
@@ -165,7 +169,7 @@ def test_the_quick_path_is_taken() -> None:
     assert plain_end(said, 0) == 1
     assert plain_end(said, 3) == 5
     log, out, ids = RewriteLog(), list[dict[str, Any]](), list[str]()
-    assert quickly(said, 1, True, ToolNames(), log, out, ids) == 3
+    assert quickly(said, 1, True, (), log, out, ids) == 3
     assert [message["role"] for message in out] == ["assistant", "tool"]
     assert (len(log.entries), ids) == (2, ["call_1"])
 
@@ -195,6 +199,87 @@ def test_tools_from_memory(conversations: list[Conversation], order: list[int]) 
         expected = tool_set(copy.deepcopy(defined), None)
         assert tool_set(defined, memo) == expected
         assert tool_set(copy.deepcopy(defined), memo) == expected
+
+
+# The frame of a request
+
+FIELDS: dict[str, tuple[Any, ...]] = {
+    "temperature": (0, 0.5, 1, 1.0, None, 3),
+    "max_tokens": (100, 5000, None),
+    "stream": (True, False, None),
+    "stream_options": ({"include_usage": True}, {}, None),
+    "tool_choice": ("auto", "none", "required", {"type": "function", "function": {"name": "bash"}}, None, 5),
+    "parallel_tool_calls": (True, False),
+    "user": ("alice", "bob", None),
+    "seed": (1, True),
+    "stop": ("x", ["x", ""], ""),
+    "odd": ("x", 1, 1.0, True, {"a": [1]}, "y" * 2000),
+    "return_token_ids": (True, False),
+    "continue_final_message": (True, False),
+    "functions": ([{"name": "bash"}], []),
+    "tools": ([], None, 0),
+}
+ENDS = ({"role": "user", "content": "go on"}, {"role": "assistant", "content": "well"}, {"role": "tool", "content": 5})
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Requests of which each repeats much of one before it."""
+    drawn: list[dict[str, Any]] = []
+    for _ in range(draw(st.integers(2, 6))):
+        made = dict(draw(st.sampled_from(drawn))) if drawn else draw(odd_conversations()).body()
+        for key in draw(st.lists(st.sampled_from(tuple(FIELDS)), max_size=2)):
+            made[key] = draw(st.sampled_from(FIELDS[key]))
+        if draw(st.integers(0, 3)) == 0:
+            made["messages"] = [*made.get("messages", ()), draw(st.sampled_from(ENDS))]
+        if draw(st.integers(0, 4)) == 0:
+            made = dict(reversed(made.items()))
+        if draw(st.integers(0, 9)) == 0:
+            made.pop("messages", None)
+        drawn.append(made)
+    return drawn
+
+
+def asked(body: dict[str, Any], profile: ModelProfile, version: str, memo: ToolMemo | None) -> tuple[Any, ...]:
+    translator = Translator(profile, capabilities=for_version(version), max_model_len=4096, memo=memo)
+    try:
+        sent: Any = translator.request(body)
+        sent = list(sent.items())  # in this order
+    except Exception as error:
+        sent = repr(error)
+    told = replace(translator.context, markup=None)
+    return sent, translator.rewrites.entries, told, translator.legacy, translator.streamed
+
+
+@settings(max_examples=300)
+@given(requests(), PROFILES, st.lists(st.sampled_from(("0.9.0", "0.11.0", "0.20.0", "0.24.0")), min_size=6, max_size=6))
+def test_frames_from_memory(bodies: list[dict[str, Any]], profile: ModelProfile, versions: list[str]) -> None:
+    memo = ToolMemo()
+    for body, version in [*zip(bodies, versions, strict=False)] * 3:
+        before = copy.deepcopy(body)
+        expected = asked(copy.deepcopy(body), profile, version, None)
+        assert repr(asked(body, profile, version, memo)) == repr(expected)  # 1, 1.0 and True are not the same
+        assert body == before, "the client's own dict was changed"
+
+
+def test_the_memory_of_frames_is_bounded() -> None:
+    memo, profile = ToolMemo(), ModelProfile("drawn")
+    tools = [[function(f"tool{number}")] for number in range(3)] + [[]]
+    for number in range(3 * MAX_FRAMES):
+        body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "seed": number}
+        for defined in tools:
+            asked({**body, "tools": defined}, profile, "0.11.0", memo)
+        kept = len(memo._toolless) + sum(len(entry.frames) for entry in memo._entries.values())
+        assert kept == memo._frames <= MAX_FRAMES
+    memo = ToolMemo()
+    asked({**body, "odd": "x" * MAX_FIELDS}, profile, "0.11.0", memo)
+    assert memo._frames == 0
+    asked({**body, "user": "x" * MAX_FIELDS}, profile, "0.11.0", memo)
+    asked({**body, "user": "another", "messages": [{"role": "user", "content": "y"}]}, profile, "0.11.0", memo)
+    assert memo._frames == 1
+    for number in range(2 * MAX_TOTAL // 10_000):  # tools that are forgotten take their frames along
+        asked({**body, "tools": [function(f"tool{number}", "x" * 10_000)]}, profile, "0.11.0", memo)
+    assert memo._frames == len(memo._toolless) + sum(len(entry.frames) for entry in memo._entries.values())
 
 
 def function(name: str, description: str = "") -> dict[str, Any]:
