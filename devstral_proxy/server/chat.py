@@ -57,8 +57,9 @@ class ChatCompletions:
             if services.content is not None:
                 services.content.write(exchange.id, request)
             affinity = affinity_of(request, exchange.key) if services.fleet.models else b""
-            turn = Turn(services, exchange, dialect, watch, keep)
-            await with_room(services, exchange, route, turn.run(request, route, affinity))
+            turn = Turn(services, exchange, request, dialect, watch, keep)
+            del request  # an answer may take minutes: the turn keeps it no longer than it must
+            await with_room(services, exchange, route, turn.run(route, affinity))
 
     async def _dialect(self, request: dict[str, Any], exchange: Exchange) -> tuple[Dialect, Keep | None]:
         """The dialect of this request, and what is to be done when its answer is whole."""

@@ -47,6 +47,7 @@ class Turn:
         self,
         services: Services,
         exchange: Exchange,
+        request: dict[str, Any],
         dialect: Dialect | None,
         watch: Watch,
         keep: Callable[[], Awaitable[None]] | None = None,
@@ -60,20 +61,19 @@ class Turn:
         self._watch = watch
         self._keep = keep
         self._sink: EventSink | None = None
-        self._request: dict[str, Any] | None = None
+        self._request: dict[str, Any] | None = request
         self._made_for: tuple[str | None, ...] | None = None
         self._upstream = b""
         self._translator: Translator
         self._answer: ChatAnswer
         self._asked = 0
         self._events = 0
+        exchange.stream = bool(request.get("stream"))
         self.limits = Limits(settings.request_timeout, exchange.task.get_loop())
 
-    async def run(self, request: dict[str, Any], route: Route, affinity: bytes) -> None:
+    async def run(self, route: Route, affinity: bytes) -> None:
         """Send it, and answer the client. Raises ProxyError as long as no byte of an answer has gone out."""
         services, exchange = self._services, self._exchange
-        self._request = request
-        exchange.stream = bool(request.get("stream"))
         if exchange.stream:
             self._sink = EventSink(exchange.write, self._settings.keepalive, self.limits.loop)
             if services.metrics is not None:
@@ -155,7 +155,7 @@ class Turn:
         self._watch.end_by(self.limits.total + GRACE)
         self._upstream = _dumped(upstream)
         if services.fleet.single is not None:
-            self._request = None  # an exchange may take minutes: only the bytes that go upstream are kept
+            self._request = None  # only the bytes that go upstream are kept
 
     async def _attempt(self, attempt: Attempt, upstream: bytes, streamed: bool) -> None:
         """One request to vLLM, and the answer to the client."""
