@@ -37,6 +37,8 @@ BODY_RATE = 1024
 """Bytes a second that a body has to come in at least, beside the seconds it has in any case."""
 SLICE = 32 * 1024
 """Bytes that are parsed at once: no more requests are held as objects than fit into it."""
+LAST_CHANCE = 1.0
+"""Seconds that a head may still take when the process stops."""
 LARGE = 32 * 1024
 """What is left of a body from here on goes past the parser, which has nothing to find in it and would copy it."""
 BEHIND = 64 * 1024
@@ -49,7 +51,8 @@ class HttpProtocol(Wire):
 
     __slots__ = (
         "_app", "_base", "_begun", "_behind", "_deadlines", "_fed", "_headers", "_held", "_left", "_offered",
-        "_parser", "_parsing", "_past", "_queue", "_refusal", "_refused", "_running", "_state", "_tasks", "_url",
+        "_parser", "_parsing", "_past", "_queue", "_refusal", "_refused", "_running", "_state", "_stopping", "_tasks",
+        "_url",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +96,7 @@ class HttpProtocol(Wire):
         """Bytes of the body that are still to come, where its head tells."""
         self._past = False
         """They go past the parser."""
+        self._stopping = False
         self._begun = False
         """A head has begun and not ended."""
         self._offered = False
@@ -150,11 +154,15 @@ class HttpProtocol(Wire):
                 self.close()
 
     def shutdown(self) -> None:
-        """uvicorn stops: what rests is closed, what runs ends first."""
-        if self._running is None:
-            self.close()
-        else:
+        """uvicorn stops: what rests is closed, what runs ends first. Whoever has only just connected may still ask, for
+        a moment: another worker takes his place, and he has done nothing wrong."""
+        self._stopping = True
+        if self._running is not None:
             self._running.keep_alive = False
+        elif self.phase is Phase.NEW or self.phase is Phase.HEAD:
+            self._hurry()
+        else:
+            self.close()
 
     # What the parser calls.
 
@@ -189,7 +197,7 @@ class HttpProtocol(Wire):
             self._refusal = error  # the parser tells only that something was raised
             raise
         scope["state"] = self._held.copy()
-        incoming = Incoming(self, scope, parser.should_keep_alive(), expects)
+        incoming = Incoming(self, scope, parser.should_keep_alive() and not self._stopping, expects)
         scope["extensions"] = {EXTENSION: incoming}
         self._parsing = incoming
         self._begun = self._offered = False
@@ -296,6 +304,8 @@ class HttpProtocol(Wire):
             self._await_body()
         elif self._begun and self._running is None and not self.deaf and self.phase is not Phase.HEAD:
             self.await_head()
+            if self._stopping:
+                self._hurry()
 
     def _pass(self, data: bytes) -> None:
         """The rest of a large body, and perhaps what comes behind it."""
@@ -339,6 +349,9 @@ class HttpProtocol(Wire):
         self._headers, self._url = [], b""
         self._fed -= len(rest)
         self._parse(again + bytes(rest))
+
+    def _hurry(self) -> None:
+        self.late = min(self.late, self.loop.time() + LAST_CHANCE)
 
     def _await_body(self) -> None:  # where it is the client's turn to send it
         parsing = self._parsing

@@ -313,8 +313,6 @@ async def test_lingering_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- stopping
 
 PHASES: dict[str, tuple[bytes, bytes]] = {
-    "nothing came": (b"", b""),
-    "a head is coming": (b"GET /", b""),
     "it rests": (b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", b"}"),
     "it lingers": (b"?\r\n\r\n", b"}}"),
 }
@@ -326,11 +324,36 @@ async def test_stopping_closes_what_does_nothing(phase: str) -> None:
         client = await served.connect()
         request, mark = PHASES[phase]
         await client.write(request)
-        if mark:
-            await client.until(mark)
+        await client.until(mark)
         await asyncio.sleep(0.02)
         await stop(served.state)
         assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /"])
+async def test_stopping_lets_whoever_has_just_come_ask(begun: bytes) -> None:
+    async with serving() as served:
+        client = await served.connect()
+        await client.write(begun)
+        await asyncio.sleep(0.02)
+        await stop(served.state)
+        await client.write((begun or b"GET /")[len(begun) :] + b"a HTTP/1.1\r\n")
+        await asyncio.sleep(0.02)
+        await client.write(b"Host: x\r\n\r\n")
+        data = await client.rest()
+        assert heads(data) == [b"HTTP/1.1 200 OK"]
+        assert b"connection: close" in data
+
+
+@pytest.mark.parametrize(("begun", "answered"), [(b"", []), (b"GET /", [b"HTTP/1.1 408 Request Timeout"])])
+async def test_stopping_waits_for_nobody(begun: bytes, answered: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devstral_proxy.server.http.protocol.LAST_CHANCE", SHORT)
+    async with serving() as served:
+        client = await served.connect()
+        await client.write(begun)
+        await asyncio.sleep(0.02)
+        await stop(served.state)
+        assert heads(await client.rest()) == answered
 
 
 @pytest.mark.parametrize("more", [b"", b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"])
