@@ -41,7 +41,7 @@ EXPOSED = [
     *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
 ]  # fmt: skip
 """Headers of answers that web pages may read, where they may call at all."""
-COLLECT_AFTER = 50_000
+COLLECT_AFTER = 20_000
 """New objects after which the collector of cycles runs. With Python's 700 it took an eighth of the time of a request:
 64 requests under way are far more objects than that, and none of them is garbage."""
 STORING = 2.0
@@ -129,7 +129,7 @@ def create_app(
         # either every few requests, and finds what is left (errors' tracebacks) in time.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
+        gc.set_threshold(COLLECT_AFTER, 5, 5)
         yield
         if collecting is not None:
             collecting.cancel()

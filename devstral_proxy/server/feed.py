@@ -66,8 +66,9 @@ class Feed:
 
     def __exit__(self, *_: object) -> None:
         self._finish()
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
         self._error = None  # raised, it refers to who waited here
 
     async def head(self, until: float) -> Head | None:

@@ -382,6 +382,8 @@ class HttpProtocol(Wire):
             self._tasks.discard(incoming.task)
             incoming.let_go()
         over = incoming.complete or incoming.gone
+        if incoming.gone:
+            self._running = None  # it refers to this object
         if error is not None and error is not incoming.failure:
             _log.error("the application failed: %s", type(error).__name__, exc_info=error)
         elif error is None and not over:
