@@ -115,7 +115,7 @@ def _refused(ask: Ask, reply: Reply, around: Around) -> Outcome:
     fault = FAULTS.get(ask.order.fault)
     if fault is not None and reply.status in fault.statuses and _shown(ask, fault):
         return Outcome(label)
-    if reply.status == 503 and around.down:
+    if reply.status in (502, 503) and around.down:  # 502: of the last that was asked, when the rest is left alone
         return Outcome(label)
     if around.full and reply.status in (429, 503):
         return Outcome(label)
