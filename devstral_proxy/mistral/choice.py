@@ -8,6 +8,7 @@ from devstral_proxy.mistral.answer import Answer
 from devstral_proxy.mistral.context import AnswerContext
 from devstral_proxy.mistral.rewrites import RewriteLog
 from devstral_proxy.mistral.structured_calls import StructuredCalls
+from devstral_proxy.mistral.template_ids import CONTENT
 from devstral_proxy.mistral.token_reader import TokenReader
 from devstral_proxy.mistral.token_watch import AnswerLost, TokenWatch
 from devstral_proxy.mistral.tool_markup import Names, Reading
@@ -109,6 +110,22 @@ class Choice:
             if reader is None or not reader.passes(text):
                 return False
         if text:
+            self.answer.last = text[-1]
+        return True
+
+    def place(self, text: str, ids: list[int]) -> int | None:
+        """Where a piece of the content goes that is nothing else than it seems: into the arguments of one of our calls,
+        by its index, or CONTENT. None: it has to be read."""
+        reader = self._reading.reader
+        return reader.place(text, ids) if isinstance(reader, TokenReader) else CONTENT
+
+    def passes_with_ids(self, text: str, ids: list[int], place: int) -> bool:
+        """`passes`, for a piece whose `place` is known, with its tokens."""
+        if not isinstance(self._reading.reader, TokenReader) and not self.passes(text):
+            return False
+        if self._watch is not None:
+            self._watch.see(ids, {"content": text}, len(self._calls))
+        if text and place == CONTENT:
             self.answer.last = text[-1]
         return True
 

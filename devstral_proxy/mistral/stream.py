@@ -23,6 +23,8 @@ from devstral_proxy.mistral.envelope import Envelope
 from devstral_proxy.mistral.refusals import translated
 from devstral_proxy.mistral.rewrites import RewriteLog
 from devstral_proxy.mistral.template import Template, learn
+from devstral_proxy.mistral.template_ids import TemplateWithIds
+from devstral_proxy.mistral.template_ids import learn as learn_with_ids
 from devstral_proxy.mistral.token_watch import AnswerLost
 from devstral_proxy.mistral.tool_markup import Names
 from devstral_proxy.upstream.sse import DONE, Event, encode
@@ -37,11 +39,12 @@ MAX_HELD: Final = 256
 class _Line:
     """One choice, and its events that are held."""
 
-    __slots__ = ("choice", "clear", "dirty", "extra", "held", "logprobs", "role_sent")
+    __slots__ = ("choice", "clear", "dirty", "extra", "held", "logprobs", "quiet", "role_sent")
 
     def __init__(self, choice: Choice) -> None:
         self.choice = choice
         self.clear = False  # the last event went out as it came, and nothing is left of those before it
+        self.quiet = False  # nothing is left of the events so far, and something has gone out
         self.held: list[Event] = []
         self.dirty = False  # something held was part of an event that went out rewritten
         self.role_sent = False
@@ -64,6 +67,7 @@ class StreamRepair:
         self._names: Names | None = None
         self._lines: dict[int, _Line] = {}
         self._templates: list[Template] = []
+        self._with_ids: list[TemplateWithIds] = []
         self._lessons = MAX_LESSONS
         self._envelope = Envelope(context, log)
         self._usage: Event | None = None
@@ -116,6 +120,23 @@ class StreamRepair:
             elif not choice.more(template.call, text):
                 break
             out += self._settle(line, event or Event(raw[6:-2], raw), None)
+            return True
+        return bool(self._with_ids) and self._feed_with_ids(raw, out)
+
+    def _feed_with_ids(self, raw: bytes, out: list[Event]) -> bool:
+        """`feed_raw`, for text with token ids that do not go out."""
+        for template in self._with_ids:
+            found = template.read(raw)
+            if found is None:
+                continue
+            text, ids = found
+            line = self._lines[template.choice]
+            place = line.choice.place(text, ids) if line.quiet else None
+            event = None if place is None else template.write(place, text)
+            if place is None or event is None or not line.choice.passes_with_ids(text, ids, place):
+                return False
+            if text:
+                out.append(event)
             return True
         return False
 
@@ -196,9 +217,11 @@ class StreamRepair:
         elif reason is not None:
             return self._finish(line, event, chunk, piece, reason)
         out = self._settle(line, event, chunk)
-        if out and out[-1] is event and ids is None and self._lessons:
-            self._lessons -= 1
-            self._learn(index, delta, event)
+        if out and self._lessons:
+            if ids is None and out[-1] is event:
+                self._learn(index, delta, event)
+            elif ids is not None and self._hides_ids and len(out) == 1:
+                self._learn_with_ids(index, delta, event, out[0])
         return out
 
     def _role(self, line: _Line, delta: dict[str, Any]) -> None:
@@ -210,7 +233,7 @@ class StreamRepair:
     def _settle(self, line: _Line, event: Event, chunk: dict[str, Any] | None) -> list[Event]:
         """What goes out after an event."""
         choice, answer, held = line.choice, line.choice.answer, line.held
-        line.clear = False
+        line.clear = line.quiet = False
         if not answer.touched and not line.dirty:
             if choice.waiting:
                 held.append(event)
@@ -228,7 +251,9 @@ class StreamRepair:
                 return out
         held.clear()
         line.dirty = choice.waiting
-        return self._written(line, chunk or orjson.loads(event.data))
+        out = self._written(line, chunk or orjson.loads(event.data))
+        line.quiet = line.role_sent and not (line.dirty or line.extra or line.logprobs)
+        return out
 
     def _written(self, line: _Line, chunk: dict[str, Any]) -> list[Event]:
         """The deltas that are due, in chunks of ours."""
@@ -265,7 +290,7 @@ class StreamRepair:
         if reason in ("abort", "error"):
             return self._fail(UpstreamProtocolError(f"vLLM ended the answer: finish_reason {reason!r}"))
         choice, answer, held = line.choice, line.choice.answer, line.held
-        line.clear = False
+        line.clear = line.quiet = False
         try:
             right = choice.finish(reason, piece.get("stop_reason"))
         except AnswerLost as lost:
@@ -294,12 +319,23 @@ class StreamRepair:
         return out
 
     def _learn(self, index: int, delta: dict[str, Any], event: Event) -> None:
+        self._lessons -= 1
         template = learn(index, delta, event.data)
         if template is not None:
             self._templates = [
                 template,
                 *(old for old in self._templates if (old.choice, old.call) != (index, template.call)),
             ]
+
+    def _learn_with_ids(self, index: int, delta: dict[str, Any], event: Event, out: Event) -> None:
+        self._lessons -= 1
+        template = next((one for one in self._with_ids if one.choice == index and one.read(event.raw)), None)
+        if template is None:
+            template = learn_with_ids(index, delta, event.data)
+            if template is None or event.type:
+                return
+            self._with_ids = [template, *(old for old in self._with_ids if old.choice != index)]
+        template.learn(out)
 
     def _end(self) -> list[Event]:
         """`[DONE]`: clean when every choice has finished; calls that are whole may lack their finish reason (F70)."""
@@ -346,6 +382,7 @@ class StreamRepair:
         """Nothing that follows concerns the client."""
         self._done = True
         self._templates = []
+        self._with_ids = []
 
     def _note(self, name: str, where: str) -> None:
         if (name, where) not in self._log.entries:

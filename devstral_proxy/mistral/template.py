@@ -12,10 +12,12 @@ from typing import Any, Final
 
 import orjson
 
-_STRING = re.compile(rb'"(content|arguments)"\s*:\s*"((?:[^"\\]++|\\.)*+)"')
+from devstral_proxy.upstream.sse import Event
+
+STRING = re.compile(rb'"(content|arguments)"\s*:\s*"((?:[^"\\]++|\\.)*+)"')
 MAX_LEARNT: Final = 16 * 1024
 """Bytes of a chunk that is worth learning from: a larger one is no token of a stream."""
-_PROBE = "probe"
+PROBE: Final = "probe"
 
 
 class Template:
@@ -48,6 +50,11 @@ class Template:
             return None
         return escaped
 
+    def write(self, text: str) -> Event:
+        """The event with this string."""
+        raw = b"%b%b%b" % (self._head, orjson.dumps(text)[1:-1], self._tail)
+        return Event(raw[6:-2], raw)
+
 
 def learn(index: int, delta: dict[str, Any], data: bytes) -> Template | None:
     """The template of a chunk with one choice whose delta says one string, or None."""
@@ -70,14 +77,14 @@ def learn(index: int, delta: dict[str, Any], data: bytes) -> Template | None:
     expected = orjson.loads(data)
     said = expected["choices"][0]["delta"]
     if call is None:
-        said["content"] = _PROBE
+        said["content"] = PROBE
     else:
-        said["tool_calls"][0]["function"]["arguments"] = _PROBE
-    for match in _STRING.finditer(data):
+        said["tool_calls"][0]["function"]["arguments"] = PROBE
+    for match in STRING.finditer(data):
         if match[1] == key:
             head, tail = data[: match.start(2)], data[match.end(2) :]
             try:
-                if orjson.loads(head + _PROBE.encode() + tail) == expected:
+                if orjson.loads(head + PROBE.encode() + tail) == expected:
                     return Template(head, tail, index, call)
             except ValueError:
                 continue

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from devstral_proxy.mistral.answer import MAX_NAME, Answer
+from devstral_proxy.mistral.answer import MAX_NAME, Answer, Call
 from devstral_proxy.mistral.arguments import ARGS
 from devstral_proxy.mistral.call_reader import BLOCK, MAX_HEAD, CallReader
 from devstral_proxy.mistral.json_mender import MARKER
 from devstral_proxy.mistral.schema_types import required
+from devstral_proxy.mistral.template_ids import CONTENT
 
 CALL_TOKEN: Final = 9
 """`[TOOL_CALLS]` in the Tekken tokenizers, v3 to v15."""
@@ -44,6 +45,20 @@ class TokenReader(CallReader):
             self._find_markers(text)
         else:
             self.feed(text)
+
+    def place(self, text: str, ids: Sequence[int]) -> int | None:
+        """The index of the call in whose arguments a piece stands, and is right there; CONTENT where it is text and
+        nothing else. Then it need not be read, and so nearly every piece is. None: it has to be."""
+        if CALL_TOKEN in ids or text == MARKER or self._markers:
+            return None
+        if self._held or self._after or self._head is not None or self._partial:
+            return None
+        opened = self._open
+        if opened is None:
+            return CONTENT
+        if isinstance(opened, Call) and opened.index >= 0 and not opened.custom and opened.arguments.passes(text):
+            return opened.index
+        return None
 
     def end(self, cut: bool) -> None:
         """The content has ended; `cut`: by max_tokens."""

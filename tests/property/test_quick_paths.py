@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -25,7 +26,7 @@ from devstral_proxy.mistral.translator import Translator
 from devstral_proxy.upstream.capabilities import for_version
 from devstral_proxy.upstream.sse import Event, Parser
 from tests.conversations import Conversation, odd_conversations, plain_conversations
-from tests.streams import END, TOOLS, call, context, finish, role, text
+from tests.streams import END, TOOLS, call, chunk, context, finish, piece, role, text
 
 Entries = list[tuple[str, str]]
 
@@ -101,6 +102,7 @@ CONTEXTS = st.builds(
     tools=st.sampled_from((TOOLS, TOOLS, TOOLS, {})),
     max_calls=st.sampled_from((128, 1)),
     raw_text=st.booleans(),
+    token_ids=st.booleans(),
     names=st.sampled_from(({}, {"get_weather": "get.weather"})),
     custom=st.sampled_from((frozenset[str](), frozenset(("read_file", "get_weather")))),
 )
@@ -305,6 +307,24 @@ WORDS = st.sampled_from(
     ("Hello", " world", "é\n\u00a0", "\"'", "`", "```", "{", "[", "}", " ", "", "TOOL", "_CALLS", "get_", "weather",
      CALL, CALL)
 )  # fmt: skip
+
+
+def with_ids(said: str, *ids: int) -> bytes:
+    return chunk(piece({"content": said}, token_ids=list(ids)))
+
+
+# The model's own text, token by token: prose, and a call.
+SPELLED = st.one_of(
+    WORDS.map(lambda word: [with_ids(word, 5)]),
+    st.builds(lambda word, ids: [with_ids(word, *ids)], WORDS, st.sampled_from(([5, 6], [9], [5, 9], [2]))),
+    st.lists(st.sampled_from(("Pa", "ris", "\n", "\\n", "\\", "é", " [x]", "[TOOL_CALLS]", '"', "")), max_size=6).map(
+        lambda words: [
+            *(with_ids("[TOOL_CALLS]", 9), with_ids("get_weather", 5), with_ids('{"city": "', 6, 7)),
+            *(with_ids(word, 8) for word in words),
+            *(with_ids("", 9), with_ids('"', 6), with_ids("}", 6)),
+        ]
+    ),
+)
 PARTS = st.one_of(
     WORDS.map(text),
     WORDS.map(text),
@@ -313,6 +333,7 @@ PARTS = st.one_of(
     st.sampled_from((call('{"city": ', "get_weather", "abcDEF123"), call('"x"'), call("}"), call("", "rm", "1"))),
     st.sampled_from((call('{"city": "', "get_weather", "abcDEF123"), call("Pa"), call("ris"), call('", "b": "'))),
     st.sampled_from(("Par", "is", "", "\\n", "\\", "n", "\t", "\\u00e9", "é\u00a0", "'", '"}', "x", "y")).map(call),
+    WORDS.map(lambda word: with_ids(word, 5)),
     st.sampled_from(
         (b": ping\n\n", b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n', text("b", index=1))
     ),
@@ -331,12 +352,24 @@ def streamed(parts: list[bytes], given_context: AnswerContext) -> tuple[list[tup
     return [(event.data, event.raw) for event in out], log.entries
 
 
-@settings(max_examples=1200)
-@given(st.lists(PARTS, max_size=12), CONTEXTS, st.sampled_from(("stop", "tool_calls", "length")))
-def test_a_stream(parts: list[bytes], given_context: AnswerContext, reason: str) -> None:
-    parts = [role(), text("Well", ", "), *parts, finish(reason), END]
+def check_stream(parts: list[bytes], given_context: AnswerContext, reason: str) -> None:
     quick = streamed(parts, given_context)
-    with slow(Choice, "passes"):
+    with slow(Choice, "passes", "place"):
         assert quick == streamed(parts, given_context)
-    with slow(Parser, "_is_one"), slow(stream, "learn"):
+    with slow(Parser, "_is_one"), slow(stream, "learn", "learn_with_ids"):
         assert quick == streamed(parts, given_context)
+
+
+REASONS = st.sampled_from(("stop", "tool_calls", "length"))
+
+
+@settings(max_examples=1000)
+@given(st.lists(PARTS, max_size=12), CONTEXTS, REASONS)
+def test_a_stream(parts: list[bytes], given_context: AnswerContext, reason: str) -> None:
+    check_stream([role(), text("Well", ", "), *parts, finish(reason), END], given_context, reason)
+
+
+@settings(max_examples=1000)
+@given(st.lists(SPELLED, max_size=8), CONTEXTS, REASONS)
+def test_a_stream_with_token_ids(parts: list[list[bytes]], given_context: AnswerContext, reason: str) -> None:
+    check_stream([role(), with_ids("Well", 5), *itertools.chain(*parts), finish(reason), END], given_context, reason)
