@@ -292,11 +292,14 @@ def test_a_collector_that_is_not_there_keeps_nobody(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("devstral_proxy.server.traces.CLOSE_TIMEOUT", 0.05)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    before = set(threading.enumerate())
     traces = tracing(settings(otel_traces=True))
     exchange = ended()
     traces.begin(exchange)
     traces.finished(exchange)
     asyncio.run(traces.aclose())
+    for thread in set(threading.enumerate()) - before:  # it draws random numbers, which other tests do not expect
+        thread.join(10)
 
 
 def test_without_the_extra_the_start_fails_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
